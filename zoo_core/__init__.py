@@ -1,0 +1,69 @@
+"""A zoo of learned image codecs.
+
+    import zoo_core as zoo
+
+    codec = zoo.load("weconvene-q3")          # or zoo.load("weconvene", quality=3.4)
+    data = codec.encode("photo.jpg")          # bytes of a .zoo file
+    image = zoo.decode(data)                  # PIL image; the file names its own codec
+
+| name                   | what it is                                                    |
+|------------------------|---------------------------------------------------------------|
+| load                   | a codec by name                                               |
+| decode                 | bytes of a .zoo file -> PIL image                             |
+| models, entries        | what is installed; imports no model                           |
+| compose                | a codec out of a transform and an entropy model               |
+| inspect                | what a .zoo file says about itself, without decoding          |
+| Codec, Transform, EntropyModel | the interfaces that plugins implement                 |
+| Entry, Weights, Paper, hookimpl | what a plugin registers                              |
+| ZooError               | root of every error raised on purpose (see zoo_core.errors)   |
+
+Importing this package imports neither torch nor any plugin; each name is loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load": "zoo_core.codec",
+    "decode": "zoo_core.codec",
+    "compose": "zoo_core.codec",
+    "inspect": "zoo_core.container",
+    "models": "zoo_core.registry",
+    "entries": "zoo_core.registry",
+    "Codec": "zoo_core.codec",
+    "Transform": "zoo_core.interfaces",
+    "EntropyModel": "zoo_core.interfaces",
+    "Entry": "zoo_core.hooks",
+    "Weights": "zoo_core.hooks",
+    "Paper": "zoo_core.hooks",
+    "hookimpl": "zoo_core.hooks",
+    "ZooError": "zoo_core.errors",
+}
+
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from zoo_core.codec import Codec, compose, decode, load
+    from zoo_core.container import inspect
+    from zoo_core.errors import ZooError
+    from zoo_core.hooks import Entry, Paper, Weights, hookimpl
+    from zoo_core.interfaces import EntropyModel, Transform
+    from zoo_core.registry import entries, models
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module 'zoo_core' has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,127 @@
+"""The command `zoo`: one module per command, imported only when that command is called.
+
+A command's module has two functions, `add_arguments(parser)` and `run(args) -> int`. They import what
+costs time inside their functions, so that help and listings start without torch.
+
+Once imported, the modules `list` and `eval` hide the builtins of these names in this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from zoo_core import __version__
+from zoo_core.cli import console, exits
+
+log = logging.getLogger(__name__)
+
+COMMANDS = {
+    "list": "list the installed methods",
+    "info": "describe a method, or a .zoo file without decoding it",
+    "encode": "compress pictures to .zoo files",
+    "decode": "turn .zoo files back into pictures",
+    "verify": "check that .zoo files decode to the symbols that were encoded",
+    "demo": "compress a real photo and draw it beside JPEG at the same size",
+    "eval": "measure rate and distortion on real files, with BD-rates against named curves",
+    "bench": "measure where the time of encoding and decoding goes",
+    "train": "train a method on a folder of photos",
+    "push": "publish weights and model card on the Hugging Face Hub",
+}
+"""Every command with its line of help; its module is `zoo_core.cli.<command>`."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a wrong command line in one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(exits.UNUSABLE, f"zoo: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (see `zoo_core.cli.exits`).
+
+    Args:
+        argv: words after `zoo`; those of the process by default.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        args = _parse(words)
+    except SystemExit as stop:  # argparse after --help, --version or a wrong command line
+        return int(stop.code or 0)
+    except Exception as error:
+        with console.session(verbosity=0, debug="--debug" in words):
+            return exits.report(error)
+    with console.session(-1 if args.quiet else args.verbose, args.debug):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """The command's exit code; whatever it raises becomes one line."""
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return exits.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.UNUSABLE
+    except Exception as error:
+        return exits.report(error)
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; only the module of the command in it is imported."""
+    common = _common()
+    parser = _Parser(
+        prog="zoo",
+        description="Learned image codecs: compress photos to .zoo files and back.",
+        epilog=exits.EPILOG + "\nzoo COMMAND --help explains a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"zoo {__version__}")
+    called = next((word for word in words if not word.startswith("-")), None)
+    if called is not None and called not in COMMANDS:
+        parser.error(_unknown(called))
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        child = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=exits.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            parents=[common],
+        )
+        if name == called:
+            module = importlib.import_module(f"zoo_core.cli.{name}")
+            module.add_arguments(child)
+            child.set_defaults(run=module.run)
+    defaults = argparse.Namespace(verbose=0, quiet=False, debug=False)
+    return parser.parse_args(words or ["--help"], defaults)
+
+
+def _common() -> _Parser:
+    """Options for before or after the command; without defaults, so that neither place undoes the other."""
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("-v", "--verbose", action="count", help="say more")
+    common.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return common
+
+
+def _unknown(command: str) -> str:
+    near = difflib.get_close_matches(command, COMMANDS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(COMMANDS)}"
+    return f"no command {command!r}: {hint}"

@@ -1,0 +1,160 @@
+"""`zoo bench`: where the time of encoding and decoding goes, memory of a large picture, time to start."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo_core import registry
+from zoo_core.cli import console, exits, files, options
+from zoo_core.errors import UsageError
+
+DEFAULT_LEVEL = 3
+DEFAULT_SIZE = (768, 512)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `zoo bench`."""
+    add = parser.add_argument
+    add("models", nargs="*", metavar="MODEL", help="default: every installed codec at q3")
+    add("--image", type=Path, metavar="FILE", help="a photo (default: a drawn picture)")
+    add("--size", type=size, metavar="WxH", help="resize to this (default: as it is, drawn 768x512)")
+    add("--rounds", type=options.positive, default=5, metavar="N", help="default: %(default)s")
+    add("--threads", type=options.positive, default=2, metavar="N", help="default: %(default)s")
+    add("--peers", action="store_true", help="CompressAI's models in the same rounds")
+    add("--json", type=Path, metavar="FILE", help="write all timings")
+    add("-f", "--force", action="store_true", help="overwrite the file of --json")
+    instead = parser.add_mutually_exclusive_group().add_argument
+    instead("--megapixels", type=_megapixels, metavar="N", help="instead: peak memory at this size")
+    instead("--startup", action="store_true", help="instead: whole commands in fresh processes")
+
+
+def size(text: str) -> tuple[int, int]:
+    """"768x512" -> (768, 512)."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"cannot read the size {text!r}; write it as 768x512")
+    return int(width), int(height)
+
+
+def _megapixels(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of megapixels above 0")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, and write the JSON that was asked for."""
+    if args.json is not None and args.json.exists() and not args.force:
+        raise UsageError(f"{args.json} exists: overwrite it with -f, or choose another file")
+    models = [_with_level(name) for name in args.models or _installed()]
+    with tempfile.TemporaryDirectory() as folder:
+        picture = _picture(args, Path(folder))
+        if args.megapixels:
+            data = _memory(models, picture, args)
+        elif args.startup:
+            data = _startup(models[0], picture, args)
+        else:
+            data = _stages(models, picture, args)
+    if args.json is not None:
+        with files.writing(args.json) as file:
+            file.write(json.dumps(data, indent=1).encode() + b"\n")
+    return exits.OK
+
+
+def _installed() -> list[str]:
+    names = [entry.name for entry in registry.entries() if entry.kind == "codec"]
+    if not names:
+        raise UsageError("no codec is installed; run: pip install zoo-weconvene")
+    return names
+
+
+def _with_level(name: str) -> str:
+    entry, level = registry.parse(name)
+    return f"{entry.name}-q{DEFAULT_LEVEL if level is None else level:g}"
+
+
+def _picture(args: argparse.Namespace, folder: Path) -> Path:
+    """The picture's file: the user's own, or a JPEG in `folder` that is drawn or resized as asked."""
+    from PIL import Image
+
+    from zoo_core import images
+    from zoo_core.evaluation import synthetic
+
+    wanted = _three_by_two(args.megapixels) if args.megapixels else args.size
+    if args.image is None:
+        image = Image.fromarray(synthetic.picture(*(wanted or DEFAULT_SIZE)))
+    elif wanted is None:
+        return args.image
+    else:
+        image = images.to_pil(images.read(args.image, convert=True)).convert("RGB").resize(wanted)
+    file = folder / f"picture-{image.width}x{image.height}.jpg"
+    image.save(file, quality=95, subsampling="4:4:4")
+    return file
+
+
+def _three_by_two(megapixels: float) -> tuple[int, int]:
+    height = round(math.sqrt(megapixels * 1e6 / 1.5))
+    return round(1.5 * height), height
+
+
+def _stages(models: Sequence[str], picture: Path, args: argparse.Namespace) -> dict[str, Any]:
+    from zoo_core.evaluation import benchmark
+    from zoo_core.evaluation.tables import text_table
+
+    options.use_threads(args.threads)
+    contenders = [benchmark.ZooContender(name, picture) for name in dict.fromkeys(models)]
+    peers = [benchmark.PeerContender(name, picture) for name in benchmark.PEERS] if args.peers else []
+    results = benchmark.run([*contenders, *peers], args.rounds, console.progress)
+    print(f"{picture.name}, {args.threads} threads, medians of {args.rounds} interleaved rounds\n")
+    for result in results[: len(contenders)]:
+        print(text_table(*benchmark.stage_rows(result)), end="\n\n")
+    if len(results) > 1:
+        print(text_table(*benchmark.ratio_rows(results)))
+    if peers:
+        print("CompressAI's models have random weights: their symbols are nearly free to code.")
+    return _data(picture, [dataclasses.asdict(result) for result in results])
+
+
+def _memory(models: Sequence[str], picture: Path, args: argparse.Namespace) -> dict[str, Any]:
+    from zoo_core.evaluation import memory
+    from zoo_core.evaluation.tables import text_table
+
+    measured = {name: memory.measure_encoding_apart(name, picture, args.threads) for name in models}
+    rows = [
+        (name, _mebibytes(m["loaded"]), _mebibytes(m["peak"]), f"{m['seconds']:.2f}", str(m["bytes"]))
+        for name, m in measured.items()
+    ]
+    print(f"{picture.name}, {args.threads} threads, each in a process of its own\n")
+    print(text_table(("codec", "loaded MiB", "peak MiB", "encode s", "bytes"), rows))
+    return _data(picture, measured)
+
+
+def _mebibytes(count: float | None) -> str:
+    return "-" if count is None else f"{count / 2**20:.0f}"
+
+
+def _startup(model: str, picture: Path, args: argparse.Namespace) -> dict[str, Any]:
+    from zoo_core.evaluation import startup
+    from zoo_core.evaluation.tables import text_table
+
+    seconds = startup.measure(model, picture, rounds=args.rounds, threads=args.threads)
+    print(f"{picture.name}, {model}, whole processes, medians of {args.rounds} rounds\n")
+    print(text_table(("command", "seconds"), [(name, f"{value:.3f}") for name, value in seconds.items()]))
+    return _data(picture, seconds)
+
+
+def _data(picture: Path, measured: Any) -> dict[str, Any]:
+    from zoo_core.evaluation.environment import environment
+
+    return {"environment": environment(), "picture": picture.name, "measured": measured}

@@ -1,0 +1,88 @@
+"""`zoo decode`: .zoo files in, pictures of any format that Pillow writes out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from zoo_core.cli import batch, files, options
+from zoo_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+DEFAULT_FORMAT = "png"
+
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},  # a second lossy step: keep it out of sight
+    "WEBP": {"lossless": True},
+}
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    options.add_files(parser, ".zoo files", "the input's name, ending in .png")
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help=f"png, jpg, webp, tiff, ... (default: by the ending of -o, else {DEFAULT_FORMAT})",
+    )
+    options.add_runtime(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decode every input and return the exit code."""
+    ending = "." + (args.format or DEFAULT_FORMAT).lower().lstrip(".")
+    rename = partial(decoded_name, ending=ending)
+    jobs = files.plan(args.inputs, files.ZOO, args.output, rename, args.force)
+
+    def prepare() -> batch.Work:
+        codecs = options.CodecCache(args)
+        return lambda job: _decode(codecs, job, args.format and ending)
+
+    return batch.run(jobs, prepare)
+
+
+def decoded_name(path: Path, ending: str) -> Path:
+    """photo.zoo -> photo.png; any other ending stays: photo.bin -> photo.bin.png."""
+    if path.suffix.lower() in files.ZOO:
+        return path.with_suffix(ending)
+    return path.with_name(path.name + ending)
+
+
+def _decode(codecs: options.CodecCache, job: files.Job, ending: str | None) -> None:
+    start = time.perf_counter()
+    format = _format_of(ending or (job.target.suffix if job.target else "." + DEFAULT_FORMAT))
+    data = job.read()
+    image = codecs.codec_for(data).decode(data)
+    with files.writing(job.target) as file:
+        _save(image, file, format)
+    seconds = time.perf_counter() - start
+    log.info("%s -> %s: %dx%d, %.2f s", job.name, job.target_name, *image.size, seconds)
+
+
+def _format_of(ending: str) -> str:
+    """Pillow's name of a format that it can write: ".jpg" -> "JPEG"."""
+    from PIL import Image
+
+    format = Image.registered_extensions().get(ending.lower())
+    if format is None or format not in Image.SAVE:
+        raise UsageError(f"cannot write pictures that end in {ending!r}: try --format png, jpg, webp or tiff")
+    return format
+
+
+def _save(image: Image, file: BinaryIO, format: str) -> None:
+    """Write the picture with its metadata; Pillow takes EXIF only when told."""
+    metadata = {key: image.info[key] for key in ("icc_profile", "exif") if image.info.get(key)}
+    try:
+        image.save(file, format=format, **metadata, **_SAVE_OPTIONS.get(format, {}))
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UsageError(f"{format} cannot hold this picture ({error}): use --format png") from error

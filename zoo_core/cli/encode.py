@@ -1,0 +1,67 @@
+"""`zoo encode`: pictures in, .zoo files out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_core.cli import batch, files, options
+
+if TYPE_CHECKING:
+    from zoo_core.codec import Codec
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    options.add_files(parser, "pictures", "the input's name, ending in .zoo")
+    rate = options.add_model(parser)
+    rate.add_argument("--max-bytes", type=options.positive, metavar="N", help="best quality in N bytes")
+    rate.add_argument("--target-bpp", type=float, metavar="BPP", help="as many bits per pixel, or just fewer")
+    rate.add_argument("--target-psnr", type=float, metavar="DB", help="smallest file with this PSNR in dB")
+    parser.add_argument("--convert", action="store_true", help="convert 16-bit, CMYK and others to 8-bit RGB")
+    parser.add_argument("--no-metadata", action="store_true", help="leave out EXIF and ICC profile")
+    parser.add_argument("--verify", action="store_true", help="decode the symbols again before writing")
+    options.add_runtime(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode every input and return the exit code."""
+    jobs = files.plan(args.inputs, files.PICTURES, args.output, encoded_name, args.force)
+
+    def prepare() -> batch.Work:
+        codec = options.load_codec(args)
+        return lambda job: _encode(codec, job, args)
+
+    return batch.run(jobs, prepare)
+
+
+def encoded_name(path: Path) -> Path:
+    """photo.jpg -> photo.zoo; an ending that is no picture's stays: scan.01 -> scan.01.zoo."""
+    if path.suffix.lower() in files.PICTURES:
+        return path.with_suffix(".zoo")
+    return path.with_name(path.name + ".zoo")
+
+
+def _encode(codec: Codec, job: files.Job, args: argparse.Namespace) -> None:
+    from zoo_core import container
+
+    start = time.perf_counter()
+    data = codec.encode(
+        job.read() if job.source is None else job.source,
+        max_bytes=args.max_bytes,
+        target_bpp=args.target_bpp,
+        target_psnr=args.target_psnr,
+        keep_metadata=not args.no_metadata,
+        convert=args.convert,
+        verify=args.verify,
+    )
+    with files.writing(job.target) as file:
+        file.write(data)
+    seconds = time.perf_counter() - start
+    facts = f"{len(data):,} bytes, {container.inspect(data).bpp:.3f} bpp, {seconds:.2f} s"
+    log.info("%s -> %s: %s", job.name, job.target_name, facts)

@@ -1,0 +1,384 @@
+"""Pictures in, bytes out, and back: the codec that `zoo.load` returns.
+
+The transforms run in float32 on the codec's device. The entropy model runs in float64 on the CPU, because
+what it computes must agree between the machine that writes a file and the one that reads it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo_core import container, images, registry
+from zoo_core.constants import QUALITY_STEP
+from zoo_core.container import Header, Section
+from zoo_core.errors import (
+    CorruptFileError,
+    RateError,
+    UsageError,
+    WrongWeightsError,
+)
+from zoo_core.hooks import Entry
+from zoo_core.images import Picture
+from zoo_core.model import CodecModel, read_latents, write_latents
+from zoo_core.timing import stage, stage_times
+from zoo_core.weights import WeightsFile, locate, read_tensors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Codec", "compose", "decode", "load", "stage_times"]
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    name: str,
+    *,
+    quality: float | None = None,
+    preset: str = "base",
+    device: str = "cpu",
+    weights: str | Path | None = None,
+) -> Codec:
+    """A codec by name.
+
+    Args:
+        name: "<method>-q<level>" or "<method>".
+        quality: level from 1 to 6, decimals allowed; goes before the level in the name. Default 3.
+        preset: "base" has weights; "paper" is the paper's size and starts random.
+        device: of the transforms, as torch names it.
+        weights: file to use instead of the published weights, or a folder that holds them.
+
+    Raises:
+        UnknownModelError, UsageError: no such name, level, preset or device.
+        WeightsError: the weights are missing or not the right ones.
+    """
+    entry, level = registry.parse(name)
+    quality = _checked_quality(quality if quality is not None else level if level is not None else 3.0)
+    file = locate(entry, preset, weights)
+    model = copy.copy(_network(entry.name, preset, file, _checked_device(device)))  # shares its parameters
+    return Codec(entry, preset, model, quality, file)
+
+
+@functools.lru_cache(maxsize=4)
+def _network(name: str, preset: str, file: WeightsFile | None, device: torch.device) -> CodecModel:
+    """The network with its weights, ready for coding; kept, so that a second file costs no loading."""
+    entry = registry.find(name, "codec")
+    # Random weights are the same in every process, so that files of untrained models can be read again.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = registry.build(entry, preset)
+    if file is None:
+        log.warning("%s, preset %s, has no trained weights: it starts random", name, preset)
+        model.update()
+    else:
+        _fill(model, file)
+    return model.prepare(device)
+
+
+def _fill(model: CodecModel, file: WeightsFile) -> None:
+    tensors = read_tensors(file)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise WrongWeightsError(f"'{file.path}' does not fit this model: {reason}") from None
+
+
+def decode(data: bytes, *, device: str = "cpu", weights: str | Path | None = None) -> Image.Image:
+    """The picture in the bytes of a .zoo file; the file names its own codec.
+
+    Raises:
+        FileError: not a .zoo file, or damaged.
+        UnknownModelError: the plugin is not installed.
+        WeightsError: the weights are missing, or not those that the file was written with.
+        MismatchError: the symbols did not decode to what was encoded.
+    """
+    header, _ = container.read(data)
+    codec = load(header.method, preset=header.preset, device=device, weights=weights)
+    return codec.decode(data)
+
+
+def compose(
+    *, transform: str, entropy_model: str, preset: str = "base", quality: float = 3.0, device: str = "cpu"
+) -> Codec:
+    """A codec out of a registered transform and a registered entropy model, with random weights.
+
+    Raises:
+        UnknownModelError: one of the names is not registered.
+        UsageError: the latents of the one do not fit the other.
+    """
+    first, second = registry.find(transform, "transform"), registry.find(entropy_model, "entropy_model")
+    halves = registry.build(first, preset), registry.build(second, preset)
+    model = CodecModel(*halves)
+    offered = tuple(shape[0] for shape in halves[0].latent_shapes(model.downscale, model.downscale))
+    if offered != halves[1].latent_channels:
+        raise UsageError(
+            f"transform '{transform}' has latents of {offered} channels, entropy model '{entropy_model}' takes "
+            f"{halves[1].latent_channels}: choose a pair that agrees"
+        )
+    model.update()
+    name = f"{first.name}-with-{second.name}"
+    entry = Entry(name=name, kind="codec", factory="", presets={preset: {}}, conditions=first.conditions)
+    return Codec(entry, preset, model.prepare(_checked_device(device)), _checked_quality(quality), None)
+
+
+class Codec:
+    """Encodes pictures to .zoo files and decodes them.
+
+    Attributes:
+        entry: what the plugin registered. preset: size of the model.
+        model: the network, in evaluation mode, with CompressAI's conventions.
+        quality: level from 1 to 6 that `encode` uses unless told otherwise.
+        weights: the file of the weights; None if they are random.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        preset: str,
+        model: CodecModel,
+        quality: float,
+        weights: WeightsFile | None,
+    ):
+        self.entry, self.preset, self.model = entry, preset, model
+        self.quality, self.weights = quality, weights
+        self.model.default_level = quality
+        self.device = next(model.transform.parameters()).device
+        self._digest = bytes.fromhex(weights.sha256)[: container.DIGEST_SIZE] if weights else bytes(8)
+
+    def encode(
+        self,
+        image: images.Source,
+        *,
+        quality: float | None = None,
+        max_bytes: int | None = None,
+        target_bpp: float | None = None,
+        target_psnr: float | None = None,
+        metadata: bytes | None = None,
+        keep_metadata: bool = True,
+        convert: bool = False,
+        verify: bool = False,
+        **conditions: object,
+    ) -> bytes:
+        """The bytes of a .zoo file.
+
+        Args:
+            image: path, bytes of an image file, PIL image, array (H, W[, C]) or tensor (C, H, W).
+            quality: level from 1 to 6. At most one of quality, max_bytes, target_bpp, target_psnr.
+            max_bytes: the best quality whose whole file is not larger.
+            target_bpp: the same in bits per pixel of the whole file.
+            target_psnr: the lowest quality that reaches this PSNR in dB over RGB.
+            metadata: bytes of the user's own, kept in the file.
+            keep_metadata: keep ICC profile and EXIF.
+            convert: bring other modes (16 bit, CMYK, ...) to 8-bit grey or RGB instead of refusing them.
+            verify: decode the symbols again before returning.
+            conditions: side inputs of methods that take them ("roi", "caption").
+
+        Raises:
+            ImageError: the picture cannot be read or needs `convert`.
+            RateError: the target is out of reach; the message says what is reachable.
+        """
+        wanted = [v for v in (quality, max_bytes, target_bpp, target_psnr) if v is not None]
+        if len(wanted) > 1:
+            raise UsageError("give only one of quality, max_bytes, target_bpp, target_psnr")
+        if any(not v > 0 for v in wanted):
+            raise UsageError(f"a rate or quality must be above 0, not {wanted[0]}")
+        with stage("image"):
+            picture = images.read(image, convert=convert)
+            extra = _extra_sections(picture, metadata, keep_metadata)
+        job = _Encoding(self, picture, extra, conditions)
+        if target_bpp is not None:
+            max_bytes = int(target_bpp * picture.size[0] * picture.size[1] / 8)
+        if max_bytes is not None:
+            data = job.largest_under(max_bytes)
+        elif target_psnr is not None:
+            data = job.smallest_over(target_psnr)
+        else:
+            data = job.file(self.quality if quality is None else _checked_quality(quality))
+        if verify:
+            self.check(data)
+        return data
+
+    def decode(self, data: bytes) -> Image.Image:
+        """The picture in the bytes of a .zoo file of this method; see `zoo_core.decode` for the errors."""
+        header, sections, latents = self._latents(data)
+        pixels = self.reconstruct(latents, (header.height, header.width), header.grey)
+        with stage("image"):
+            alpha = sections.get(Section.ALPHA)
+            picture = Picture(
+                pixels,
+                None if alpha is None else images.decode_alpha(alpha, (header.width, header.height)),
+                sections.get(Section.ICC),
+                sections.get(Section.EXIF),
+            )
+            return images.to_pil(picture)
+
+    def check(self, data: bytes) -> None:
+        """Decode everything but the pixels; raises what `decode` would raise."""
+        header, sections, _ = self._latents(data)
+        if Section.ALPHA in sections:
+            images.decode_alpha(sections[Section.ALPHA], (header.width, header.height))
+
+    def analyse(self, picture: Picture, **conditions: object) -> tuple[Tensor, ...]:
+        """Latents (1, C, h, w) of a picture padded to the model's stride by repeating its border."""
+        pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[:, :, None].repeat(3, 2)
+        with stage("analysis"), torch.inference_mode():
+            x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(2, 0, 1)[None]
+            height, width = x.shape[-2:]
+            x = F.pad(x.float().div_(255), (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+            latents = self.model.transform.analysis(x.contiguous(memory_format=torch.channels_last), **conditions)
+            return tuple(y.cpu() for y in latents)
+
+    def reconstruct(self, latents: tuple[Tensor, ...], size: tuple[int, int], grey: bool) -> np.ndarray:
+        """Latents -> uint8 (H, W, 3), or (H, W) if grey, cropped to size = (H, W)."""
+        with stage("synthesis"), torch.inference_mode():
+            inputs = tuple(y.float().to(self.device) for y in latents)
+            x = self.model.transform.synthesis(inputs)[0, :, : size[0], : size[1]]
+            if grey:
+                x = x.mean(0, keepdim=True)
+            pixels = x.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        return np.ascontiguousarray(pixels[:, :, 0] if grey else pixels)
+
+    @property
+    def stride(self) -> int:
+        """Pictures are padded to multiples of it."""
+        return self.model.downscale
+
+    def _latents(self, data: bytes) -> tuple[Header, dict[Section, bytes], tuple[Tensor, ...]]:
+        """Everything up to the latents, checked."""
+        with stage("container"):
+            header, sections = container.read(data)
+            self._check_header(header)
+        padded = tuple(n + -n % self.stride for n in (header.height, header.width))
+        level = header.quality / QUALITY_STEP
+        calibration = sections.get(Section.CALIBRATION, b"")
+        with stage("networks"):
+            latents = read_latents(self.model, sections[Section.SYMBOLS], calibration, padded, level)
+        return header, sections, latents
+
+    def _check_header(self, header: Header) -> None:
+        if (header.method, header.preset) != (self.entry.name, self.preset):
+            raise UsageError(
+                f"this file is of {header.method}, preset {header.preset}, and this codec is {self.entry.name}, "
+                f"preset {self.preset}: use zoo_core.decode, which chooses by itself"
+            )
+        if header.digest != self._digest:
+            raise WrongWeightsError(
+                f"the file was written with weights {header.digest.hex()}, but these are {self._digest.hex()}: "
+                "install the plugin version that has them, or give the file with --weights"
+            )
+        if header.tile:
+            raise CorruptFileError("the file claims to have tiles, which this method does not write")
+
+
+class _Encoding:
+    """One picture on its way to a file: analysed once, coded at as many levels as rate control asks for."""
+
+    def __init__(self, codec: Codec, picture: Picture, extra: dict[Section, bytes], conditions: dict[str, object]):
+        unknown = set(conditions) - set(codec.entry.conditions)
+        if unknown:
+            raise UsageError(f"{codec.entry.name} does not take {', '.join(sorted(unknown))}")
+        self.codec, self.picture, self.extra = codec, picture, extra
+        self.latents = codec.analyse(picture, **conditions)
+        self._coded: tuple[float, bytes, tuple[Tensor, ...]] | None = None
+
+    def file(self, level: float) -> bytes:
+        """The whole file at a level, a multiple of 1/256."""
+        with stage("networks"):
+            payload, calibration, latents_hat = write_latents(self.codec.model, self.latents, level)
+        sections = {Section.SYMBOLS: payload, **self.extra}
+        if calibration:
+            sections[Section.CALIBRATION] = calibration
+        width, height = self.picture.size
+        header = Header(
+            method=self.codec.entry.name,
+            preset=self.codec.preset,
+            digest=self.codec._digest,
+            quality=round(level * QUALITY_STEP),
+            width=width,
+            height=height,
+            grey=self.picture.grey,
+        )
+        with stage("container"):
+            data = container.write(header, sections)
+        self._coded = (level, data, latents_hat)
+        return data
+
+    def largest_under(self, max_bytes: int) -> bytes:
+        """The file of the highest level that is not larger than max_bytes."""
+        best = self._bisect(lambda data: len(data) <= max_bytes, above=False)
+        if best is None:
+            least = len(self.file(1.0))
+            raise RateError(f"the smallest file of this picture has {least} bytes, more than {max_bytes}: ask for more")
+        return best
+
+    def smallest_over(self, psnr: float) -> bytes:
+        """The file of the lowest level that reaches a PSNR in dB."""
+        best = self._bisect(lambda data: self._psnr() >= psnr, above=True)
+        if best is None:
+            self.file(6.0)
+            raise RateError(f"level 6 reaches {self._psnr():.2f} dB on this picture, not {psnr:g}: ask for less")
+        return best
+
+    def _bisect(self, fits: Callable[[bytes], bool], above: bool) -> bytes | None:
+        """The file at the border of the levels that fit; those fit lie above it, or below it."""
+        low, high = QUALITY_STEP, 6 * QUALITY_STEP
+        best = None
+        while low <= high:
+            middle = (low + high) // 2
+            data = self.file(middle / QUALITY_STEP)
+            good = fits(data)
+            if good:
+                best = data
+            if good == above:
+                high = middle - 1
+            else:
+                low = middle + 1
+        return best
+
+    def _psnr(self) -> float:
+        """PSNR in dB of the file coded last."""
+        assert self._coded is not None
+        width, height = self.picture.size
+        pixels = self.codec.reconstruct(self._coded[2], (height, width), self.picture.grey)
+        mse = np.square(pixels.astype(np.float64) - self.picture.pixels).mean()
+        return float(10 * np.log10(255**2 / max(mse, 1e-10)))
+
+
+def _extra_sections(picture: Picture, metadata: bytes | None, keep: bool) -> dict[Section, bytes]:
+    extra: dict[Section, bytes] = {}
+    if picture.alpha is not None:
+        extra[Section.ALPHA] = images.encode_alpha(picture.alpha)
+    if keep and picture.icc:
+        extra[Section.ICC] = picture.icc
+    if keep and picture.exif:
+        extra[Section.EXIF] = picture.exif
+    if metadata is not None:
+        extra[Section.USER] = metadata
+    return extra
+
+
+def _checked_quality(quality: float) -> float:
+    """The level on the file's grid of 1/256."""
+    if not 1 <= quality <= 6:
+        raise UsageError(f"the quality is a level from 1 to 6, not {quality}")
+    return round(quality * QUALITY_STEP) / QUALITY_STEP
+
+
+def _checked_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from None
+    return device

@@ -1,0 +1,29 @@
+"""Fixed numbers that many parts agree on, and the only place that reads environment variables.
+
+| variable             | meaning                                                       |
+|----------------------|---------------------------------------------------------------|
+| ZOO_CACHE            | folder for small caches (default: ~/.cache/zoo)               |
+| ZOO_MAX_PIXELS       | refuse pictures with more pixels (default: 2^28)              |
+| HF_HUB_OFFLINE       | read by huggingface_hub: never ask the Hub                    |
+| HF_ENDPOINT, HF_HOME | read by huggingface_hub: another Hub server, its cache folder |
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+INTERFACE_VERSION = 1
+"""Version of the plugin interface; a plugin that names another one is skipped with a reason."""
+
+ENTRY_POINT_GROUP = "zoo_core"
+
+LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
+"""Rate-distortion trade-off of the levels q1..q6, for 255^2 * MSE in bits per pixel."""
+
+QUALITY_STEP = 256
+"""The quality is stored in the file in steps of 1/256 of a level."""
+
+MAX_PIXELS = int(os.environ.get("ZOO_MAX_PIXELS", 2**28))
+
+CACHE = Path(os.environ.get("ZOO_CACHE", Path.home() / ".cache" / "zoo"))

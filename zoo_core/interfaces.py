@@ -1,0 +1,76 @@
+"""What a plugin implements: a transform, an entropy model, or a codec that joins one of each.
+
+A transform turns pictures into latents and back. An entropy model turns latents into symbols and back,
+as one walk over a `Coder` (zoo_core.entropy.coder): the same `code` estimates bits in training, writes a
+file, and reads it. `zoo_core.model.CodecModel` joins the two.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from zoo_core.entropy.coder import Coder
+
+Shape = tuple[int, int, int]
+"""(channels, height, width) of one latent."""
+
+
+class Transform(nn.Module, ABC):
+    """Pictures (B, 3, H, W) in [0, 1] to a tuple of latents, and back.
+
+    Attributes:
+        downscale: H and W must be multiples of it; the codec pads to that.
+        conditions: side inputs that `analysis` takes by keyword, known to the encoder only.
+    """
+
+    downscale: int
+    conditions: tuple[str, ...] = ()
+
+    @abstractmethod
+    def analysis(self, x: Tensor, **conditions: object) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> latents."""
+
+    @abstractmethod
+    def synthesis(self, latents: tuple[Tensor, ...]) -> Tensor:
+        """Latents -> (B, 3, H, W), not clamped."""
+
+    @abstractmethod
+    def latent_shapes(self, height: int, width: int) -> tuple[Shape, ...]:
+        """Shapes of the latents of a padded picture."""
+
+
+class EntropyModel(nn.Module, ABC):
+    """The probability model of the latents, and the order in which they are coded.
+
+    Attributes:
+        downscale: height and width of the first latent must be multiples of it.
+        latent_channels: channels of each latent that it codes.
+    """
+
+    downscale: int
+    latent_channels: tuple[int, ...]
+
+    @abstractmethod
+    def update(self) -> None:
+        """Build the integer tables of all learned densities; they become part of the weights."""
+
+    @abstractmethod
+    def code(
+        self,
+        coder: Coder,
+        latents: tuple[Tensor, ...] | None,
+        shapes: tuple[Shape, ...],
+        level: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Walk over all symbols and return the latents as the decoder will know them.
+
+        Args:
+            coder: estimates, writes or reads symbols. Nothing else may look at `latents`.
+            latents: from the transform; None when decoding.
+            shapes: of the latents.
+            level: (B,) real quality level from 1 to 6; None when the model has a single rate.
+        """

@@ -1,0 +1,82 @@
+"""Residual blocks of the field's convolutional transforms, as CompressAI defines them."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo_core.layers.gdn import GDN
+
+SLOPE = 0.01
+
+
+def conv3x3(in_ch: int, out_ch: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_ch, out_ch, 3, stride, 1)
+
+
+def conv1x1(in_ch: int, out_ch: int) -> nn.Conv2d:
+    return nn.Conv2d(in_ch, out_ch, 1)
+
+
+class StridedPointwise(nn.Conv2d):
+    """1x1 convolution with a stride, as a plain 1x1 convolution of every `step`-th sample.
+
+    Same result and parameters as `nn.Conv2d(..., 1, stride)`, whose backward pass over three channels
+    in channels_last corrupts memory in torch 2.13 on the CPU.
+    """
+
+    def __init__(self, in_ch: int, out_ch: int, step: int):
+        super().__init__(in_ch, out_ch, 1)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., :: self.step, :: self.step])
+
+
+def subpel_conv3x3(in_ch: int, out_ch: int, upscale: int = 1) -> nn.Sequential:
+    """Upsample by `upscale`: a convolution to out_ch * upscale^2 channels, then pixel shuffle."""
+    return nn.Sequential(conv3x3(in_ch, out_ch * upscale**2), nn.PixelShuffle(upscale))
+
+
+class ResidualBlock(nn.Module):
+    """x + two 3x3 convolutions, each with LeakyReLU. (B, C, H, W) stays."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = conv3x3(channels, channels)
+        self.conv2 = conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.leaky_relu(self.conv1(x), SLOPE, inplace=True)
+        return x + F.leaky_relu(self.conv2(out), SLOPE, inplace=True)
+
+
+class ResidualBlockWithStride(nn.Module):
+    """(B, in, H, W) -> (B, out, H/stride, W/stride), with GDN at the end of the main branch."""
+
+    def __init__(self, in_ch: int, out_ch: int, stride: int = 2):
+        super().__init__()
+        self.conv1 = conv3x3(in_ch, out_ch, stride)
+        self.conv2 = conv3x3(out_ch, out_ch)
+        self.gdn = GDN(out_ch)
+        changes = stride != 1 or in_ch != out_ch
+        self.skip = StridedPointwise(in_ch, out_ch, stride) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.leaky_relu(self.conv1(x), SLOPE, inplace=True)
+        return self.gdn(self.conv2(out)) + self.skip(x)
+
+
+class ResidualBlockUpsample(nn.Module):
+    """(B, in, H, W) -> (B, out, upscale H, upscale W), with IGDN at the end of the main branch."""
+
+    def __init__(self, in_ch: int, out_ch: int, upscale: int = 2):
+        super().__init__()
+        self.subpel = subpel_conv3x3(in_ch, out_ch, upscale)
+        self.conv = conv3x3(out_ch, out_ch)
+        self.igdn = GDN(out_ch, inverse=True)
+        self.skip = subpel_conv3x3(in_ch, out_ch, upscale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.leaky_relu(self.subpel(x), SLOPE, inplace=True)
+        return self.igdn(self.conv(out)) + self.skip(x)

@@ -1,0 +1,138 @@
+"""A transform and an entropy model joined into one model, with CompressAI's conventions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo_core.entropy.coder import Estimator
+from zoo_core.interfaces import EntropyModel, Transform
+
+
+class CodecModel(nn.Module):
+    """The network of a codec.
+
+    `model(x)` returns the reconstruction and the likelihoods, as CompressAI's models do; real files are
+    the business of `zoo_core.codec.Codec`.
+
+    Attributes:
+        transform, entropy_model: the two halves.
+        default_level: quality level, 1 to 6, used when `forward` is given none.
+    """
+
+    def __init__(self, transform: Transform, entropy_model: EntropyModel):
+        super().__init__()
+        self.transform = transform
+        self.entropy_model = entropy_model
+        self.default_level = 3.0
+
+    @property
+    def downscale(self) -> int:
+        """Height and width of a picture must be multiples of it."""
+        return self.transform.downscale * self.entropy_model.downscale
+
+    def forward(self, x: Tensor, level: Tensor | None = None, **conditions: object) -> dict:
+        """x (B, 3, H, W) in [0, 1], level (B,) -> {"x_hat": (B, 3, H, W), "likelihoods": {name: tensor}}."""
+        if level is None:
+            level = x.new_full((x.shape[0],), self.default_level)
+        latents = self.transform.analysis(x, **conditions)
+        precision = next(self.entropy_model.parameters()).dtype
+        if precision == torch.float64:
+            latents = tuple(y.double() for y in latents)
+        coder = Estimator(self.training)
+        shapes = self.transform.latent_shapes(*x.shape[-2:])
+        latents_hat = self.entropy_model.code(coder, latents, shapes, level)
+        x_hat = self.transform.synthesis(tuple(y.to(x.dtype) for y in latents_hat))
+        return {"x_hat": x_hat, "likelihoods": coder.likelihoods}
+
+    def prepare(self, device: torch.device | str = "cpu") -> CodecModel:
+        """Ready for coding: transform on `device` in channels_last, entropy model in float64 on the CPU."""
+        self.eval().requires_grad_(False)
+        self.transform.to(device, memory_format=torch.channels_last)
+        self.entropy_model.double().cpu()
+        return self
+
+    def update(self) -> None:
+        """Build the integer tables of the hyper-latent from the learned density."""
+        self.entropy_model.update()
+
+    def compress(self, x: Tensor, level: float | None = None) -> dict:
+        """x (B, 3, H, W) -> {"strings": [payloads, calibrations], "shape": (H, W)}, image by image.
+
+        H and W must be multiples of `downscale`, as everywhere in CompressAI's conventions.
+        """
+        level = self.default_level if level is None else level
+        with torch.inference_mode():
+            latents = self.transform.analysis(x)
+        coded = [write_latents(self, tuple(y[i : i + 1] for y in latents), level) for i in range(len(x))]
+        return {"strings": [[c[0] for c in coded], [c[1] for c in coded]], "shape": tuple(x.shape[-2:])}
+
+    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int], level: float | None = None) -> dict:
+        """What `compress` returned -> {"x_hat": (B, 3, H, W)} in [0, 1]."""
+        level = self.default_level if level is None else level
+        images = []
+        for payload, calibration in zip(*strings, strict=True):
+            latents = read_latents(self, payload, calibration, shape, level)
+            with torch.inference_mode():
+                images.append(self.transform.synthesis(tuple(y.float() for y in latents)))
+        return {"x_hat": torch.cat(images).clamp_(0, 1)}
+
+
+def write_latents(
+    model: CodecModel, latents: tuple[Tensor, ...], level: float
+) -> tuple[bytes, bytes, tuple[Tensor, ...]]:
+    """Code the latents of one picture: payload, calibration, and the latents as the decoder will know them."""
+    from zoo_core.entropy.stream import Encoder
+
+    coder = Encoder()
+    stride = model.transform.downscale
+    height, width = latents[0].shape[-2] * stride, latents[0].shape[-1] * stride
+    with torch.inference_mode():
+        latents_hat = model.entropy_model.code(
+            coder,
+            tuple(y.double() for y in latents),
+            model.transform.latent_shapes(height, width),
+            torch.tensor([level], dtype=torch.float64),
+        )
+    return coder.payload(), coder.calibration(), latents_hat
+
+
+def read_latents(
+    model: CodecModel, payload: bytes, calibration: bytes, size: tuple[int, int], level: float
+) -> tuple[Tensor, ...]:
+    """The latents of one picture of padded `size` = (H, W); raises if they are not the encoded ones."""
+    from zoo_core.entropy.stream import Decoder
+
+    coder = Decoder(payload, calibration)
+    with torch.inference_mode():
+        latents = model.entropy_model.code(
+            coder, None, model.transform.latent_shapes(*size), torch.tensor([level], dtype=torch.float64)
+        )
+    coder.finish()
+    return latents
+
+
+def bits(likelihoods: dict[str, Tensor]) -> Tensor:
+    """Bits of each sample, (B,)."""
+    total: Tensor | None = None
+    for likelihood in likelihoods.values():
+        part = likelihood.log2().sum(dim=(1, 2, 3))
+        total = part if total is None else total + part
+    assert total is not None
+    return -total
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def bits_per_pixel(likelihoods: dict[str, Tensor], pixels: int) -> Tensor:
+    """Estimated rate of each sample, (B,), in bits per pixel of its true size."""
+    return bits(likelihoods) / pixels
+
+
+def psnr_from_mse(mse: float) -> float:
+    """PSNR in dB of a mean squared error on the scale 0..1."""
+    return -10 * math.log10(max(mse, 1e-12))

@@ -1,0 +1,1 @@
+"""Training: data, loss, loop. `zoo train` is the command in front of it."""

@@ -1,0 +1,40 @@
+"""Rate plus lambda times distortion, balanced over the levels of a variable-rate model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo_core.constants import LAMBDAS
+from zoo_core.model import bits_per_pixel
+
+
+def lambda_of(level: Tensor) -> Tensor:
+    """Trade-off at real levels (B,), geometric between whole levels."""
+    table = torch.tensor(LAMBDAS, device=level.device).log()
+    below = (level - 1).floor().long().clamp(0, len(LAMBDAS) - 2)
+    return torch.lerp(table[below], table[below + 1], level - 1 - below).exp()
+
+
+def rate_distortion(x: Tensor, out: dict, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, bits per pixel and mean squared error (0..1) of each sample, (B,) each.
+
+    loss = bpp + lambda * 255^2 * MSE, CompressAI's convention.
+    """
+    bpp = bits_per_pixel(out["likelihoods"], x.shape[-2] * x.shape[-1])
+    mse = (out["x_hat"].float() - x).square().mean(dim=(1, 2, 3))
+    return bpp + lambda_of(level) * 255**2 * mse, bpp, mse
+
+
+class LevelBalance:
+    """Divides the loss of each level by a running mean of its size, so that no level rules the gradient."""
+
+    def __init__(self, levels: int, momentum: float = 0.99):
+        self.mean = torch.ones(levels)
+        self.momentum = momentum
+
+    def __call__(self, loss: Tensor, level: Tensor) -> Tensor:
+        index = level.round().long() - 1
+        for i, value in zip(index.tolist(), loss.detach().tolist(), strict=True):
+            self.mean[i] = self.momentum * self.mean[i] + (1 - self.momentum) * value
+        return (loss / self.mean.to(loss.device)[index]).mean()
