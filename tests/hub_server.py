@@ -57,7 +57,7 @@ class HubServer(ThreadingHTTPServer):
 
     Attributes:
         repositories: by "owner/name".
-        requests: method and path of every request so far, "GET /owner/name/resolve/...".
+        requests: method, path and range of every request so far, "GET /owner/name/resolve/... bytes=99-".
         replaced: content to send instead of the true one, by path of the file; the headers stay true.
         breaking: how many of the next downloads end half-way.
         delay: seconds before a download's body is sent.
@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _dispatch(self) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
+        self.server.requests.append(f"{self.command} {self.path} {self.headers.get('Range', '')}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]
         if self.command == "POST" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
@@ -146,17 +146,23 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return self._send(200, **headers)
         time.sleep(self.server.delay)
-        if self.server.breaking:
-            return self._break(files[path], headers)
         content = self.server.replaced.get(path, files[path])
-        return self._send(200, content, **{**headers, "Content_Length": str(len(content))})
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        if start:
+            headers["Content_Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        headers["Content_Length"] = str(len(content) - start)
+        return self._send_content(206 if start else 200, content[start:], headers)
 
-    def _break(self, content: bytes, headers: dict[str, str]) -> None:
+    def _send_content(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        """Send the content, or break the connection after half of it."""
+        if not self.server.breaking:
+            return self._send(status, content, **headers)
         self.server.breaking -= 1
-        self._send(200, content[: len(content) // 2], **headers)
+        self._send(status, content[: len(content) // 2], **headers)
         self.wfile.flush()
         self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = True
+        return None
 
     # --- publish ------------------------------------------------------------------------------------
 

@@ -47,12 +47,20 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
-    from zoo_core.codec import Codec, compose, decode, load
-    from zoo_core.container import inspect
-    from zoo_core.errors import ZooError
-    from zoo_core.hooks import Entry, Paper, Weights, hookimpl
-    from zoo_core.interfaces import EntropyModel, Transform
-    from zoo_core.registry import entries, models
+    from zoo_core.codec import Codec as Codec
+    from zoo_core.codec import compose as compose
+    from zoo_core.codec import decode as decode
+    from zoo_core.codec import load as load
+    from zoo_core.container import inspect as inspect
+    from zoo_core.errors import ZooError as ZooError
+    from zoo_core.hooks import Entry as Entry
+    from zoo_core.hooks import Paper as Paper
+    from zoo_core.hooks import Weights as Weights
+    from zoo_core.hooks import hookimpl as hookimpl
+    from zoo_core.interfaces import EntropyModel as EntropyModel
+    from zoo_core.interfaces import Transform as Transform
+    from zoo_core.registry import entries as entries
+    from zoo_core.registry import models as models
 
 
 def __getattr__(name: str) -> Any:

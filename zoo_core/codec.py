@@ -235,8 +235,12 @@ class Codec:
         with stage("analysis"), torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(2, 0, 1)[None]
             height, width = x.shape[-2:]
-            x = F.pad(x.float().div_(255), (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
-            latents = self.model.transform.analysis(x.contiguous(memory_format=torch.channels_last), **conditions)
+            x = F.pad(
+                x.float().div_(255), (0, -width % self.stride, 0, -height % self.stride), mode="replicate"
+            )
+            latents = self.model.transform.analysis(
+                x.contiguous(memory_format=torch.channels_last), **conditions
+            )
             return tuple(y.cpu() for y in latents)
 
     def reconstruct(self, latents: tuple[Tensor, ...], size: tuple[int, int], grey: bool) -> np.ndarray:
@@ -284,7 +288,9 @@ class Codec:
 class _Encoding:
     """One picture on its way to a file: analysed once, coded at as many levels as rate control asks for."""
 
-    def __init__(self, codec: Codec, picture: Picture, extra: dict[Section, bytes], conditions: dict[str, object]):
+    def __init__(
+        self, codec: Codec, picture: Picture, extra: dict[Section, bytes], conditions: dict[str, object]
+    ):
         unknown = set(conditions) - set(codec.entry.conditions)
         if unknown:
             raise UsageError(f"{codec.entry.name} does not take {', '.join(sorted(unknown))}")
@@ -319,7 +325,9 @@ class _Encoding:
         best = self._bisect(lambda data: len(data) <= max_bytes, above=False)
         if best is None:
             least = len(self.file(1.0))
-            raise RateError(f"the smallest file of this picture has {least} bytes, more than {max_bytes}: ask for more")
+            raise RateError(
+                f"the smallest file of this picture has {least} bytes, more than {max_bytes}: ask for more"
+            )
         return best
 
     def smallest_over(self, psnr: float) -> bytes:
@@ -327,7 +335,9 @@ class _Encoding:
         best = self._bisect(lambda data: self._psnr() >= psnr, above=True)
         if best is None:
             self.file(6.0)
-            raise RateError(f"level 6 reaches {self._psnr():.2f} dB on this picture, not {psnr:g}: ask for less")
+            raise RateError(
+                f"level 6 reaches {self._psnr():.2f} dB on this picture, not {psnr:g}: ask for less"
+            )
         return best
 
     def _bisect(self, fits: Callable[[bytes], bool], above: bool) -> bytes | None:

@@ -235,4 +235,5 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if response is not None or isinstance(error, ValueError):  # the Hub answered, or an argument is wrong
         return text
-    return f"{text.rstrip('.')}: check the network and try again"
+    what, *_ = text.split(". ")  # the client's own advice comes after it
+    return f"{what.rstrip('.')}: check the network and try again"

@@ -69,7 +69,9 @@ class CodecModel(nn.Module):
         coded = [write_latents(self, tuple(y[i : i + 1] for y in latents), level) for i in range(len(x))]
         return {"strings": [[c[0] for c in coded], [c[1] for c in coded]], "shape": tuple(x.shape[-2:])}
 
-    def decompress(self, strings: list[list[bytes]], shape: tuple[int, int], level: float | None = None) -> dict:
+    def decompress(
+        self, strings: list[list[bytes]], shape: tuple[int, int], level: float | None = None
+    ) -> dict:
         """What `compress` returned -> {"x_hat": (B, 3, H, W)} in [0, 1]."""
         level = self.default_level if level is None else level
         images = []

@@ -102,14 +102,14 @@ def bundled(entry: Entry, file: str) -> Path | None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file in hex; computed again only when its size or time of change is another.
+    """SHA-256 of a file in hex; computed once per process as long as the file is the same.
 
     Raises:
         WeightsNotFoundError: the file cannot be read.
     """
     try:
         state = path.stat()
-        return _hash(path, state.st_size, state.st_mtime_ns)
+        return _hash(path, (state.st_ino, state.st_size, state.st_mtime_ns))
     except OSError as error:
         reason = f"{error.strerror}: check the path and its permissions"
         raise WeightsNotFoundError(f"cannot read {path}: {reason}") from error
@@ -189,8 +189,8 @@ def _flaw(path: Path, spec: Weights) -> str | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _hash(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of the file that has this size and time of change (in ns)."""
+def _hash(path: Path, state: tuple[int, ...]) -> str:
+    """SHA-256 of the file as it is in this state: another one is another key of the cache."""
     sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

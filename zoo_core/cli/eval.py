@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def levels(text: str) -> Levels:
-    """"1,2.5,4..6" -> (1, 2.5, 4, 5, 6), sorted; a range counts in whole steps."""
+    """ "1,2.5,4..6" -> (1, 2.5, 4, 5, 6), sorted; a range counts in whole steps."""
     chosen: set[float] = set()
     try:
         for part in text.split(","):

@@ -47,7 +47,7 @@ def _file_facts(subject: str) -> dict[str, Any]:
 
     job = files.Job(None if subject == files.STREAM else Path(subject), Path(subject))
     data = job.read()
-    return {"file": job.name, "bytes": len(data)} | _plain(asdict(container.inspect(data)))
+    return {"file": job.name} | _plain(container.inspect(data).to_dict())
 
 
 def _model_facts(subject: str) -> dict[str, Any]:

@@ -129,7 +129,9 @@ def _table(frequencies: np.ndarray) -> Table:
     """
     used = np.flatnonzero(frequencies[:-1])
     if frequencies.sum() != TOTAL or (frequencies < 0).any() or not len(used) or frequencies[-1] == 0:
-        raise WrongWeightsError("the weights hold no usable table of the hyper-latent: run update(), or reload them")
+        raise WrongWeightsError(
+            "the weights hold no usable table of the hyper-latent: run update(), or reload them"
+        )
     inner = frequencies[used[0] : used[-1] + 1]
     if (inner == 0).any():
         raise WrongWeightsError("a table of the hyper-latent has a gap: the weights are damaged")

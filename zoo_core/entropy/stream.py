@@ -18,10 +18,8 @@ import torch
 from torch import Tensor
 
 from zoo_core.entropy.coder import Coder
-from zoo_core.entropy.factorized import FactorizedPrior
 from zoo_core.entropy.tables import LOG_STEP, SKIP_SCALE, TABLES, Table, gaussian_tables
 from zoo_core.errors import CorruptFileError, MismatchError, TruncatedFileError
-from zoo_core.interfaces import Shape
 from zoo_core.layers.rate import Gain
 from zoo_core.timing import stage
 

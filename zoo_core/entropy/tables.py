@@ -34,7 +34,7 @@ class Table:
     frequencies: np.ndarray
 
     @functools.cached_property
-    def model(self):  # noqa: ANN201 - constriction has no stubs
+    def model(self):
         """Entropy model for constriction; `perfect` makes its fixed-point form exactly frequency * 2^8."""
         import constriction
 

@@ -62,13 +62,31 @@ class Anchor:
 
 
 _ANCHORS = (
-    Anchor("jpeg", "JPEG 4:4:4", "JPEG", ".jpg", (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
-           {"subsampling": "4:4:4", "optimize": True}),
-    Anchor("jpeg-420", "JPEG 4:2:0", "JPEG", ".jpg", (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
-           {"subsampling": "4:2:0", "optimize": True}),
+    Anchor(
+        "jpeg",
+        "JPEG 4:4:4",
+        "JPEG",
+        ".jpg",
+        (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
+        {"subsampling": "4:4:4", "optimize": True},
+    ),
+    Anchor(
+        "jpeg-420",
+        "JPEG 4:2:0",
+        "JPEG",
+        ".jpg",
+        (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
+        {"subsampling": "4:2:0", "optimize": True},
+    ),
     Anchor("webp", "WebP", "WEBP", ".webp", (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), {"method": 6}),
-    Anchor("avif", "AVIF 4:4:4, speed 6", "AVIF", ".avif", (15, 25, 35, 45, 55, 65, 75, 85),
-           {"subsampling": "4:4:4", "speed": 6}),
+    Anchor(
+        "avif",
+        "AVIF 4:4:4, speed 6",
+        "AVIF",
+        ".avif",
+        (15, 25, 35, 45, 55, 65, 75, 85),
+        {"subsampling": "4:4:4", "speed": 6},
+    ),
     Anchor("jxl", "JPEG XL, effort 7", "JXL", ".jxl", (10, 20, 30, 40, 50, 60, 70, 80, 90), {"effort": 7}),
 )
 

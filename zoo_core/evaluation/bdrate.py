@@ -125,9 +125,7 @@ def _akima_slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     secant = np.diff(y) / np.diff(x)
     before = 2 * secant[0] - secant[1]
     after = 2 * secant[-1] - secant[-2]
-    secant = np.concatenate(
-        [[2 * before - secant[0], before], secant, [after, 2 * after - secant[-1]]]
-    )
+    secant = np.concatenate([[2 * before - secant[0], before], secant, [after, 2 * after - secant[-1]]])
     bend = np.abs(np.diff(secant))
     total = bend[2:] + bend[:-2]
     bent = total > 1e-9 * total.max(initial=0)

@@ -29,7 +29,9 @@ def load_photos(folder: Path, min_side: int = 64) -> list[Tensor]:
         if min(pixels.shape[1:]) >= min_side:
             photos.append(pixels)
     if not photos:
-        raise UsageError(f"no photos of at least {min_side} pixels a side in '{folder}': name a folder of photos")
+        raise UsageError(
+            f"no photos of at least {min_side} pixels a side in '{folder}': name a folder of photos"
+        )
     return photos
 
 

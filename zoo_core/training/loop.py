@@ -76,7 +76,9 @@ class Trainer:
         main = [p for n, p in model.named_parameters() if not n.endswith("quantiles")]
         self.parameters = main
         self.optimizer = torch.optim.Adam(main, recipe.learning_rate, foreach=True)
-        self.auxiliary = torch.optim.Adam([p for n, p in model.named_parameters() if n.endswith("quantiles")], 1e-3)
+        self.auxiliary = torch.optim.Adam(
+            [p for n, p in model.named_parameters() if n.endswith("quantiles")], 1e-3
+        )
         self.average = [p.detach().clone() for p in model.parameters()]
         self.balance = LevelBalance(LEVELS)
         self.step = 0
@@ -180,7 +182,12 @@ class Trainer:
         return True
 
     def _log(self, sums: _Sums, rate: float) -> None:
-        record = {"step": self.step, "lr": self.learning_rate(), "crops_per_s": round(rate, 2), **sums.means()}
+        record = {
+            "step": self.step,
+            "lr": self.learning_rate(),
+            "crops_per_s": round(rate, 2),
+            **sums.means(),
+        }
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(record) + "\n")
         self.report(record)

@@ -1,10 +1,10 @@
 """Wavelet-domain channel-wise autoregressive entropy model (WeChARM; WeConvene sections 4 to 6).
 
-    y (M, H/8) -- DWT --> y_L (M, H/16), y_H (3M, H/16);  z = h_a(y_L, y_H) (Z, H/64)
-    z_hat --> mean and scale parameters m, s (P, H/16)
-    pass 1: slices of y_L, each given m, s and the slices before it
-    pass 2: slices of y_H, each given m, s, all of y_L and the slices before it
-    y_L_hat, y_H_hat -- inverse DWT --> y_hat
+y (M, H/8) -- DWT --> y_L (M, H/16), y_H (3M, H/16);  z = h_a(y_L, y_H) (Z, H/64)
+z_hat --> mean and scale parameters m, s (P, H/16)
+pass 1: slices of y_L, each given m, s and the slices before it
+pass 2: slices of y_H, each given m, s, all of y_L and the slices before it
+y_L_hat, y_H_hat -- inverse DWT --> y_hat
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Attention(nn.Module):
         return self.leave(self.trunk(x) * gate + x)
 
 
-def context_net(in_ch: int, out_ch: int, widths: tuple[int, int], kernels: tuple[int, int, int]) -> nn.Sequential:
+def context_net(
+    in_ch: int, out_ch: int, widths: tuple[int, int], kernels: tuple[int, int, int]
+) -> nn.Sequential:
     """Three convolutions with GELU between them, all at the size of the slice."""
     channels = (in_ch, *widths, out_ch)
     layers: list[nn.Module] = []
@@ -179,11 +181,15 @@ class WeConveneEntropy(EntropyModel):
         bands = 4 if entropy_wavelet else 1
         self.downscale = 8 if entropy_wavelet else 4
         self.h_a = nn.Sequential(
-            down(bands * latent, hyper, wavelet), *blocks(hyper, hyper_blocks), conv3x3(hyper, hyper_latent, 2)
+            down(bands * latent, hyper, wavelet),
+            *blocks(hyper, hyper_blocks),
+            conv3x3(hyper, hyper_latent, 2),
         )
         self.h_mean_s, self.h_scale_s = (
             nn.Sequential(
-                up(hyper_latent, hyper, wavelet), *blocks(hyper, hyper_blocks), subpel_conv3x3(hyper, params, 2)
+                up(hyper_latent, hyper, wavelet),
+                *blocks(hyper, hyper_blocks),
+                subpel_conv3x3(hyper, params, 2),
             )
             for _ in range(2)
         )
@@ -222,7 +228,9 @@ class WeConveneEntropy(EntropyModel):
         high_hat = self.high.code(coder, high, hyper, low_hat, high_gain)
         return (idwt2(low_hat, *high_hat.chunk(3, 1), (height, width), self.entropy_wavelet),)
 
-    def _bands(self, latents: tuple[Tensor, ...] | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def _bands(
+        self, latents: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """y -> (y_L, y_H, both): (B, M, H/16, W/16), (B, 3M, ...), (B, 4M, ...); y itself without WeChARM."""
         if latents is None:
             return None, None, None

@@ -1,0 +1,123 @@
+"""Builds the wheels and uses them as a stranger would: in a clean environment, one plugin at a time.
+
+Run by `make test-packages`; not part of the suite, because it installs torch once more. What it catches is
+what an editable install hides: data files that a wheel lacks, and dependencies that nobody declared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+NOT_PACKAGED = (".*", "build", "dist", "*.egg-info", "__pycache__", "plugins", "tests", "docs")
+
+
+def main() -> None:
+    """Build, install the core, then install, try and remove each plugin."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("plugins", nargs="*", metavar="METHOD", help="folders of plugins/ (default: all)")
+    everything = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+    names = parser.parse_args().plugins or everything
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        core = build(ROOT, scratch)
+        wheels = [build(ROOT / "plugins" / name, scratch) for name in names]
+        environment = Environment(scratch / "venv")
+        environment.install(core)
+        check_core(environment)
+        for wheel in wheels:
+            environment.install(wheel)
+            check_plugin(environment, package_of(wheel), scratch)
+            environment.uninstall(package_of(wheel))
+    print(f"the wheels of the core and of {', '.join(names)} work in a clean environment")
+
+
+def build(project: Path, scratch: Path) -> Path:
+    """The wheel of a copy of the project, so that nothing is left behind in the tree."""
+    copy, out = scratch / "source" / project.name, scratch / "wheels" / project.name
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*NOT_PACKAGED))
+    say(f"building {project.name}")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (wheel,) = out.glob("*.whl")
+    say(f"{wheel.name}: {wheel.stat().st_size:,} bytes")
+    return wheel
+
+
+class Environment:
+    """A virtual environment that sees nothing of this one and runs outside the source tree."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+
+    def install(self, wheel: Path) -> None:
+        """Install a wheel with its declared dependencies."""
+        say(f"installing {wheel.name}")
+        self.run("python", "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), str(wheel))
+
+    def uninstall(self, package: str) -> None:
+        """Remove a package again; its dependencies stay."""
+        self.run("python", "-m", "pip", "uninstall", "--quiet", "--yes", package)
+
+    def run(self, program: str, *words: str) -> str:
+        """Standard output of a program of the environment; its failure ends the check."""
+        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [str(self.folder / "bin" / program), *words]
+        return subprocess.run(
+            command, check=True, cwd=self.folder, env=variables, text=True, stdout=subprocess.PIPE
+        ).stdout
+
+
+def check_core(environment: Environment) -> None:
+    """Alone, the core lists nothing, imports no torch, and has its reference curves."""
+    assert installed(environment) == []
+    listing = "import sys, zoo_core as zoo; zoo.models(); assert 'torch' not in sys.modules"
+    environment.run("python", "-c", listing)
+    environment.run("python", "-c", "from zoo_core.evaluation.curves import reference; reference('vtm-9.1')")
+
+
+def check_plugin(environment: Environment, package: str, scratch: Path) -> None:
+    """Every codec of a plugin takes a picture there and back."""
+    entries = installed(environment)
+    assert entries and all(entry["package"].startswith(package) for entry in entries), entries
+    photo, coded, decoded = (scratch / f"picture{ending}" for ending in (".jpg", ".zoo", ".png"))
+    Image.radial_gradient("L").resize((97, 61)).convert("RGB").save(photo)
+    for entry in entries:
+        if entry["kind"] == "codec":
+            say(f"trying {entry['name']}")
+            environment.run("zoo", "encode", "-f", "-m", entry["models"][2], str(photo), "-o", str(coded))
+            environment.run("zoo", "verify", str(coded))
+            environment.run("zoo", "decode", "-f", str(coded), "-o", str(decoded))
+            assert Image.open(decoded).size == (97, 61)
+
+
+def installed(environment: Environment) -> list[dict]:
+    """The entries that `zoo list` finds; a plugin that does not load fails the check."""
+    found = json.loads(environment.run("zoo", "list", "--json"))
+    assert found["broken"] == [], found["broken"]
+    return found["entries"]
+
+
+def package_of(wheel: Path) -> str:
+    """Name of the distribution in a wheel."""
+    return wheel.name.split("-")[0].replace("_", "-")
+
+
+def say(text: str) -> None:
+    """Report progress at once, also into a pipe."""
+    print(f"==> {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The codec as its users call it, with the trained weights of WeConvene."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import zoo_core as zoo
+from zoo_core import container
+from zoo_core.codec import stage_times
+from zoo_core.errors import RateError, UnknownModelError, UsageError, WrongWeightsError, ZooError
+from zoo_core.testing.pictures import picture
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return zoo.load("weconvene-q3")
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / np.square(np.asarray(a, float) - np.asarray(b, float)).mean())
+
+
+def test_names_and_levels():
+    assert zoo.load("weconvene-q5").quality == 5
+    assert zoo.load("weconvene", quality=3.4).quality == pytest.approx(3.4, abs=1 / 256)
+    assert zoo.load("weconvene").quality == 3
+    with pytest.raises(UsageError, match="from 1 to 6"):
+        zoo.load("weconvene", quality=7)
+    with pytest.raises(UnknownModelError, match="weconvene"):
+        zoo.load("wecovnene-q3")
+    with pytest.raises(UsageError, match="device"):
+        zoo.load("weconvene", device="abacus")
+
+
+def test_every_kind_of_source_gives_the_same_file(codec, tmp_path):
+    x = picture(50, 34)
+    image = Image.fromarray(x)
+    path = tmp_path / "a.png"
+    image.save(path)
+    buffer = io.BytesIO(path.read_bytes())
+    tensor = torch.from_numpy(x).permute(2, 0, 1)
+    files = [
+        codec.encode(s) for s in (x, image, path, str(path), path.read_bytes(), buffer, tensor, tensor / 255)
+    ]
+    assert len(set(files)) == 1
+
+
+def test_metadata_travels(codec):
+    image = Image.fromarray(picture(20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif.tobytes(), icc_profile=b"profile" * 20)
+    data = codec.encode(buffer.getvalue(), metadata=b"mine")
+    restored = zoo.decode(data)
+    assert restored.size == (20, 20)  # not turned: the tag says how to look at it
+    assert restored.getexif()[0x0112] == 6
+    assert restored.info["icc_profile"] == b"profile" * 20
+    assert container.read(data)[1][container.Section.USER] == b"mine"
+    bare = container.read(codec.encode(buffer.getvalue(), keep_metadata=False))[1]
+    assert set(bare) <= {container.Section.SYMBOLS, container.Section.CALIBRATION}
+
+
+def test_targets_are_met(codec):
+    x = picture(128, 96)
+    data = codec.encode(x, target_bpp=0.4)
+    assert 0.39 <= 8 * len(data) / (128 * 96) <= 0.4
+    low, high = (psnr(zoo.decode(codec.encode(x, quality=q)), x) for q in (2, 5))
+    target = (low + high) / 2
+    reached = psnr(zoo.decode(codec.encode(x, target_psnr=target)), x)
+    assert target <= reached < target + 0.1
+    with pytest.raises(RateError, match="level 6 reaches"):
+        codec.encode(x, target_psnr=70)
+    with pytest.raises(UsageError, match="only one"):
+        codec.encode(x, quality=2, max_bytes=500)
+    with pytest.raises(UsageError, match="above 0"):
+        codec.encode(x, target_bpp=float("nan"))
+
+
+def test_verify_is_a_real_decode(codec, monkeypatch):
+    from zoo_core.entropy import stream
+
+    x = picture(32, 32)
+    assert codec.encode(x, verify=True) == codec.encode(x)
+    put = stream.Encoder._put
+    monkeypatch.setattr(stream.Encoder, "_put", lambda self, values, table: put(self, values[::-1], table))
+    codec.encode(x)
+    with pytest.raises(ZooError):
+        codec.encode(x, verify=True)
+
+
+def test_wrong_shapes_of_weights_are_refused(codec, tmp_path):
+    from zoo_core import weights
+
+    path = tmp_path / "w.safetensors"
+    weights.write_tensors({"transform.g_a.0.conv1.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(WrongWeightsError, match="does not fit"):
+        zoo.load("weconvene", weights=path)
+
+
+def test_other_codecs_file_is_not_ours(codec):
+    header, sections = container.read(codec.encode(picture(9, 9)))
+    foreign = container.write(container.Header(**{**header.__dict__, "method": "nobody"}), sections)
+    with pytest.raises(UnknownModelError, match="nobody"):
+        zoo.decode(foreign)
+    with pytest.raises(UsageError, match=r"zoo_core\.decode"):
+        codec.decode(foreign)
+
+
+def test_model_follows_compressai(codec):
+    x = torch.from_numpy(picture(64, 64)).permute(2, 0, 1)[None].float() / 255
+    x = torch.nn.functional.pad(x, (0, -64 % codec.stride, 0, -64 % codec.stride))
+    with torch.inference_mode():
+        out = codec.model(x)
+    assert out["x_hat"].shape == x.shape
+    assert all((p > 0).all() and (p <= 1).all() for p in out["likelihoods"].values())
+    coded = codec.model.compress(x)
+    restored = codec.model.decompress(coded["strings"], coded["shape"])["x_hat"]
+    assert torch.allclose(restored, out["x_hat"].clamp(0, 1), atol=1e-4)
+
+
+def test_compose_joins_registered_halves():
+    composed = zoo.compose(transform="weconvene", entropy_model="weconvene")
+    x = picture(40, 40)
+    assert composed.decode(composed.encode(x)).size == (40, 40)
+    with pytest.raises(UnknownModelError):
+        zoo.compose(transform="weconvene", entropy_model="nothing")
+
+
+def test_paper_preset_says_that_it_is_random(caplog):
+    from zoo_core import codec as module
+    from zoo_core import registry
+    from zoo_core.hooks import Entry
+
+    entry = registry.find("weconvene")
+    assert "paper" not in entry.weights and isinstance(entry, Entry)
+    module._network.cache_clear()
+    small = dict(entry.presets["base"], stages=((16, 1), (16, 1)), top=16, latent=16, slices=(2, 2))
+    model = registry.build(Entry(entry.name, "codec", entry.factory, {"base": small}), "base")
+    model.update()
+    tiny = module.Codec(entry, "paper", model.prepare(), 3.0, None)
+    assert tiny.decode(tiny.encode(picture(16, 16))).size == (16, 16)
+
+
+def test_stage_times_cover_the_work(codec):
+    with stage_times() as times:
+        data = codec.encode(picture(256, 192))
+        codec.decode(data)
+    assert set(times) == {"image", "analysis", "networks", "coder", "synthesis", "container"}
+    assert all(t > 0 for t in times.values())
+
+
+# -- the command, on real files ---------------------------------------------------------------------------
+
+
+def run(*args: object, **kwargs):
+    command = [sys.executable, "-m", "zoo_core.cli", *map(str, args)]
+    env = dict(os.environ, OMP_NUM_THREADS="1")
+    return subprocess.run(command, capture_output=True, timeout=120, env=env, **kwargs)
+
+
+def test_command_round_trip(tmp_path: Path):
+    photo, coded, back = tmp_path / "a.png", tmp_path / "a.zoo", tmp_path / "b.png"
+    Image.fromarray(picture(90, 60)).save(photo)
+    assert run("encode", photo, "-o", coded, "--verify").returncode == 0
+    assert run("verify", coded).returncode == 0
+    info = run("info", coded)
+    assert b"weconvene" in info.stdout and b"90" in info.stdout
+    assert run("decode", coded, "-o", back).returncode == 0
+    assert psnr(Image.open(back), Image.open(photo)) > 20
+    refused = run("decode", coded, "-o", back)
+    assert refused.returncode == 2 and b"-f" in refused.stderr
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "huge", "weights"])
+def test_command_refuses_bad_files_in_one_line(tmp_path: Path, codec, damage: str):
+    data = codec.encode(picture(20, 20))
+    header, sections = container.read(data)
+    if damage == "weights":
+        data = container.write(container.Header(**{**header.__dict__, "digest": b"12345678"}), sections)
+    bad = {"empty": b"", "text": b"hello", "cut": data[:50], "huge": _huge(data), "weights": data}[damage]
+    path, out = tmp_path / "bad.zoo", tmp_path / "out.png"
+    path.write_bytes(bad)
+    result = run("decode", path, "-o", out)
+    assert result.returncode == 2
+    lines = result.stderr.decode().strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("zoo: error:") and "Traceback" not in lines[0]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _huge(data: bytes) -> bytes:
+    """The file with its width and height, one byte each, replaced by 2^31 each."""
+    size = data.index(bytes([19, 19]))  # stored less one
+    number = b"\x80\x80\x80\x80\x08"
+    return data[:size] + number + number + data[size + 2 :]

@@ -1,0 +1,263 @@
+"""The conformance kit: inherit it, name the method, and every promise of the zoo becomes a test.
+
+    from zoo_core.testing import CodecConformance
+
+    class TestMyMethod(CodecConformance):
+        method = "mymethod"
+
+Needs pytest. A plugin with trained weights is tested with them, otherwise with random ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import zoo_core as zoo
+from zoo_core import registry, weights
+from zoo_core.codec import Codec
+from zoo_core.container import Section, read
+from zoo_core.entropy.stream import Encoder
+from zoo_core.errors import RateError, UsageError, WrongWeightsError, ZooError
+from zoo_core.model import CodecModel, bits, read_latents, write_latents
+from zoo_core.testing.pictures import picture
+from zoo_core.testing.poison import Recorder
+
+_SIZES = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 70)
+
+_CHILD = """
+import hashlib, sys, torch
+torch.set_num_threads(int(sys.argv[3]))
+import zoo_core as zoo
+from zoo_core.testing.pictures import picture
+codec = zoo.load(sys.argv[1])
+image = zoo.decode(open(sys.argv[2], "rb").read())
+data = codec.encode(picture(96, 80))
+print(hashlib.sha256(data).hexdigest())
+"""
+
+
+class CodecConformance:
+    """Tests that every codec of the zoo passes. Subclasses set `method`."""
+
+    method: str
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def codec(cls) -> Codec:
+        return zoo.load(f"{cls.method}-q3")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def small(cls, codec: Codec) -> bytes:
+        """A file of a small picture."""
+        return codec.encode(picture(40, 24))
+
+    # -- round trip -------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("level", [1.0, 2.5, 6.0])
+    def test_symbols_are_exact(self, codec: Codec, level: float) -> None:
+        latents = codec.analyse(zoo_picture(96, 80))
+        payload, calibration, known = write_latents(codec.model, latents, level)
+        size = (80 + -80 % codec.stride, 96 + -96 % codec.stride)
+        again = read_latents(codec.model, payload, calibration, size, level)
+        for a, b in zip(known, again, strict=True):
+            assert torch.equal(a, b)
+
+    @pytest.mark.parametrize("side", _SIZES)
+    def test_every_size(self, codec: Codec, side: int) -> None:
+        for width, height in ((side, 70), (33, side)):
+            image = zoo.decode(codec.encode(picture(width, height)))
+            assert image.size == (width, height)
+
+    def test_decoded_picture_resembles_the_original(self, codec: Codec) -> None:
+        if codec.weights is None:
+            pytest.skip("this method has no trained weights yet")
+        x = picture(128, 96)
+        error = np.asarray(codec.decode(codec.encode(x, quality=6)), float) - x
+        assert 10 * np.log10(255**2 / np.square(error).mean()) > 30
+
+    def test_decode_equals_forward(self, codec: Codec) -> None:
+        """The picture from a file is the picture that the network's forward pass promises."""
+        x = picture(codec.stride * 2, codec.stride)
+        tensor = torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            promised = codec.model(tensor)["x_hat"].clamp(0, 1).mul(255).round()[0].permute(1, 2, 0).numpy()
+        decoded = np.asarray(codec.decode(codec.encode(x)), float)
+        assert np.abs(decoded - promised).max() <= 1
+        assert (decoded != promised).mean() < 0.01
+
+    @pytest.mark.parametrize("level", [1.0, 3.0, 6.0])
+    def test_estimated_and_real_bytes_agree(self, codec: Codec, level: float) -> None:
+        x = picture(4 * codec.stride, 4 * codec.stride)
+        tensor = torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            out = codec.model(tensor, torch.tensor([level]))
+        estimate = float(bits(out["likelihoods"])) / 8
+        _, sections = read(codec.encode(x, quality=level))
+        assert len(sections[Section.SYMBOLS]) == pytest.approx(estimate, rel=0.01, abs=24)
+
+    def test_modes_are_kept(self, codec: Codec) -> None:
+        x = picture(30, 20)
+        assert zoo.decode(codec.encode(x[:, :, 0])).mode == "L"
+        alpha = np.random.default_rng(1).integers(0, 256, (20, 30, 1), dtype=np.uint8)
+        image = zoo.decode(codec.encode(np.concatenate([x, alpha], 2)))
+        assert image.mode == "RGBA"
+        assert np.array_equal(np.asarray(image)[:, :, 3:], alpha)
+
+    # -- rate -------------------------------------------------------------------------------------------
+
+    def test_rate_rises_with_the_level(self, codec: Codec) -> None:
+        x = picture(128, 128)
+        sizes = [len(codec.encode(x, quality=q)) for q in (1, 2, 3, 4, 5, 6)]
+        assert sizes == sorted(set(sizes))
+
+    def test_max_bytes(self, codec: Codec) -> None:
+        x = picture(96, 96)
+        low, high = (len(codec.encode(x, quality=q)) for q in (2, 5))
+        limit = (low + high) // 2
+        assert 0.97 * limit < len(codec.encode(x, max_bytes=limit)) <= limit
+        with pytest.raises(RateError, match=r"\d+ bytes"):
+            codec.encode(x, max_bytes=20)
+
+    # -- decode right or refuse -------------------------------------------------------------------------
+
+    def test_truncation_at_every_byte(self, codec: Codec, small: bytes) -> None:
+        for end in range(len(small)):
+            with pytest.raises(ZooError):
+                codec.decode(small[:end])
+
+    def test_flipped_bytes(self, codec: Codec, small: bytes) -> None:
+        for position in range(len(small)):
+            broken = bytearray(small)
+            broken[position] ^= 0x55
+            with pytest.raises(ZooError):
+                codec.decode(bytes(broken))
+
+    def test_flipped_symbols_behind_a_valid_container(self, codec: Codec) -> None:
+        """Damage that the container's checksums do not see is refused by the symbols' own checksum."""
+        latents = codec.analyse(zoo_picture(40, 24))
+        payload, calibration, _ = write_latents(codec.model, latents, 3.0)
+        size = tuple(n + -n % codec.stride for n in (24, 40))
+        for position in range(len(payload)):
+            broken = bytearray(payload)
+            broken[position] ^= 0x10
+            with pytest.raises(ZooError):
+                read_latents(codec.model, bytes(broken), calibration, size, 3.0)
+
+    def test_wrong_weights(self, codec: Codec, small: bytes, tmp_path: Path) -> None:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in codec.model.state_dict().items()}
+        name = next(k for k, v in state.items() if v.is_floating_point() and v.dim() == 4)
+        state[name] = state[name] * 1.01
+        path = tmp_path / "other.safetensors"
+        weights.write_tensors(state, path)
+        with pytest.raises(WrongWeightsError, match="written with weights"):
+            zoo.load(self.method, weights=path).decode(small)
+
+    def test_wrong_method(self, codec: Codec, small: bytes) -> None:
+        with pytest.raises((ZooError, UsageError)):
+            codec.decode(small.replace(self.method.encode(), b"x" * len(self.method)))
+
+    # -- one walk ---------------------------------------------------------------------------------------
+
+    def test_walk_is_causal(self, codec: Codec) -> None:
+        """Poison at step k reaches no parameter of the steps up to k, and some parameter of a later one."""
+        clean = self._record(codec, None)
+        assert clean
+        for k in range(len(clean)):
+            poisoned = self._record(codec, k)
+            for before, after in zip(clean[: k + 1], poisoned[: k + 1], strict=True):
+                if before.mean is not None:
+                    assert torch.equal(before.mean, after.mean) and torch.equal(before.scale, after.scale)
+            assert all(step.mean is None or step.mean.isnan().any() for step in poisoned[k + 1 : k + 2])
+
+    @staticmethod
+    def _record(codec: Codec, poisoned: int | None) -> list:
+        latents = tuple(y.double() for y in codec.analyse(zoo_picture(codec.stride, codec.stride)))
+        shapes = codec.model.transform.latent_shapes(codec.stride, codec.stride)
+        coder = Recorder(poisoned)
+        with torch.inference_mode():
+            codec.model.entropy_model.code(coder, latents, shapes, torch.tensor([3.0], dtype=torch.float64))
+        return coder.steps
+
+    def test_a_batch_is_coded_picture_by_picture(self, codec: Codec) -> None:
+        batch = torch.stack([_tensor(codec, seed) for seed in (1, 2)])
+        together = codec.model.compress(batch, 3.0)
+        alone = codec.model.compress(batch[1:], 3.0)
+        assert together["strings"][0][1] == alone["strings"][0][0]
+        restored = codec.model.decompress(together["strings"], together["shape"], 3.0)["x_hat"]
+        assert restored.shape == batch.shape
+
+    # -- training ---------------------------------------------------------------------------------------
+
+    def test_gradients_reach_all_parameters(self) -> None:
+        model = _trainable(self.method)
+        x = torch.stack([torch.from_numpy(picture(64, 64, seed)).permute(2, 0, 1) / 255 for seed in range(6)])
+        out = model(x, torch.arange(1.0, 7.0))
+        (bits(out["likelihoods"]).mean() + 1e3 * (out["x_hat"] - x).square().mean()).backward()
+        silent = [
+            name
+            for name, p in model.named_parameters()
+            if not name.endswith("quantiles") and (p.grad is None or not p.grad.abs().any())
+        ]
+        assert not silent
+
+    # -- determinism ------------------------------------------------------------------------------------
+
+    def test_same_bytes_in_other_processes_and_threads(self, codec: Codec, tmp_path: Path) -> None:
+        data = codec.encode(picture(96, 80))
+        path = tmp_path / "a.zoo"
+        path.write_bytes(data)
+        for threads in ("1", "2"):
+            command = [sys.executable, "-c", _CHILD, f"{self.method}-q3", str(path), threads]
+            out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+            assert out.stdout.split()[-1] == hashlib.sha256(data).hexdigest()
+
+    def test_other_thread_counts_decode(self, codec: Codec) -> None:
+        x, before = picture(96, 80), torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            data = codec.encode(x)
+            torch.set_num_threads(2)
+            codec.check(data)
+        finally:
+            torch.set_num_threads(before)
+
+    def test_container_overhead(self, codec: Codec, small: bytes) -> None:
+        _, sections = read(small)
+        coder = Encoder()
+        assert set(sections) <= {Section.SYMBOLS, Section.CALIBRATION}
+        bare = len(coder.payload())  # of no symbols at all: checksum and length of the escapes
+        assert len(small) - len(sections[Section.SYMBOLS]) + bare <= 64
+
+    def test_registered(self) -> None:
+        entry = registry.find(self.method, "codec")
+        assert entry.presets and "base" in entry.presets and entry.summary and entry.paper
+
+
+def zoo_picture(width: int, height: int):
+    """`picture` as the codec's internals take it."""
+    from zoo_core.images import Picture
+
+    return Picture(picture(width, height))
+
+
+def _tensor(codec: Codec, seed: int) -> torch.Tensor:
+    return torch.from_numpy(picture(codec.stride, codec.stride, seed)).permute(2, 0, 1).float() / 255
+
+
+def _trainable(method: str) -> CodecModel:
+    """A fresh model whose hyper-latent is not all zero, so that every weight can have a gradient."""
+    torch.manual_seed(1)
+    model = registry.build(registry.find(method, "codec"), "base").train()
+    with torch.no_grad():
+        for name, p in model.entropy_model.named_parameters():
+            if name.startswith("h_a") and name.endswith("weight") and p.dim() == 4:
+                p.mul_(2)
+    return model
