@@ -5,6 +5,7 @@ A codec of a few lines stands in for the learned ones: a "FAKE" file is the magi
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -50,6 +51,9 @@ class FakeInfo:
     width: int
     height: int
     bpp: float
+
+    def to_dict(self) -> dict[str, object]:
+        return dataclasses.asdict(self)
 
 
 class FakeCodec:

@@ -65,7 +65,9 @@ class FactorizedPrior(nn.Module):
         b, c, h, w = x.shape
         half = torch.as_tensor(half_width, dtype=x.dtype, device=x.device).expand(b, c, h, w)
         flat, half = (t.transpose(0, 1).reshape(c, 1, -1) for t in (x, half))  # (C, 1, B*H*W)
-        lower, upper = self.logits(flat - half), self.logits(flat + half)
+        # Differences of sigmoids need all their bits: the products stay in full precision under autocast.
+        with torch.autocast(x.device.type, enabled=False):
+            lower, upper = self.logits(flat - half), self.logits(flat + half)
         # Evaluate on the side where the sigmoids are small, to keep precision in the tails.
         sign = -torch.sign(lower + upper).detach()
         p = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()

@@ -5,6 +5,7 @@ A few hundred photos fit into memory once decoded, so no loader process can star
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,14 +19,25 @@ from zoo_core.errors import UsageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 
+log = logging.getLogger(__name__)
+
 
 def load_photos(folder: Path, min_side: int = 64) -> list[Tensor]:
-    """Decode every photo below `folder` to uint8 (3, H, W); those with a side under `min_side` are left out."""
+    """Decode every photo below `folder` to uint8 (3, H, W); those with a side under `min_side` are left out.
+
+    A file that cannot be read is left out with a warning.
+
+    Raises:
+        UsageError: nothing is left.
+    """
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     photos = []
     for path in paths:
-        with Image.open(path) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+        try:
+            pixels = _pixels(path)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            log.warning("%s is left out: %s", path, error)
+            continue
         if min(pixels.shape[1:]) >= min_side:
             photos.append(pixels)
     if not photos:
@@ -33,6 +45,20 @@ def load_photos(folder: Path, min_side: int = 64) -> list[Tensor]:
             f"no photos of at least {min_side} pixels a side in '{folder}': name a folder of photos"
         )
     return photos
+
+
+def _pixels(path: Path) -> Tensor:
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def near(photos: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """The photos in the memory of a GPU if they take less than half of what is free there, else as they are."""
+    if device.type != "cuda":
+        return photos
+    free, _ = torch.cuda.mem_get_info(device)
+    fits = sum(photo.nbytes for photo in photos) < free // 2
+    return [photo.to(device) for photo in photos] if fits else photos
 
 
 class RandomCrops:

@@ -8,46 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.constants import LAMBDAS
+from zoo_core.entropy.factorized import FactorizedPrior
 from zoo_core.model import CodecModel, psnr_from_mse
+from zoo_core.training import checkpoint
 from zoo_core.training.data import RandomCrops
 from zoo_core.training.loss import LevelBalance, rate_distortion
+from zoo_core.training.recipe import Recipe
 
 LEVELS = len(LAMBDAS)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What one run does; everything that changes its result.
-
-    Attributes:
-        steps: optimiser steps. batch, crop: crops a step and their side in pixels.
-        learning_rate: at the top of the schedule (cosine to 0 after `warmup` steps).
-        clip: largest gradient norm. ema: decay of the averaged weights.
-        level: train one level only; None for all levels of a variable-rate model.
-        bf16: autocast of the networks; likelihoods stay in float32.
-    """
-
-    steps: int = 20_000
-    batch: int = 16
-    crop: int = 128
-    learning_rate: float = 5e-4
-    warmup: int = 200
-    clip: float = 1.0
-    ema: float = 0.999
-    jitter: float = 0.6
-    seed: int = 0
-    level: float | None = None
-    bf16: bool = True
+LOG_FILE = "log.jsonl"
 
 
 class Trainer:
@@ -59,6 +36,7 @@ class Trainer:
         recipe: what to do.
         folder: of the run; created.
         report: called with each log record (a dict).
+        device: of the training, as torch names it.
     """
 
     def __init__(
@@ -68,7 +46,7 @@ class Trainer:
         recipe: Recipe,
         folder: Path,
         report: Callable[[dict], None] = lambda record: None,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
     ):
         self.model = model.to(device).train()
         self.crops, self.recipe, self.folder, self.report = crops, recipe, folder, report
@@ -76,30 +54,45 @@ class Trainer:
         main = [p for n, p in model.named_parameters() if not n.endswith("quantiles")]
         self.parameters = main
         self.optimizer = torch.optim.Adam(main, recipe.learning_rate, foreach=True)
-        self.auxiliary = torch.optim.Adam(
-            [p for n, p in model.named_parameters() if n.endswith("quantiles")], 1e-3
-        )
+        self.priors = [m for m in model.modules() if isinstance(m, FactorizedPrior)]
+        self.auxiliary = torch.optim.Adam([prior.quantiles for prior in self.priors], 1e-3)
         self.average = [p.detach().clone() for p in model.parameters()]
         self.balance = LevelBalance(LEVELS)
         self.step = 0
         self.random = torch.Generator().manual_seed(recipe.seed)
+        self._stopping = False
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(recipe), indent=1))
 
-    def run(self, save_every: float = 60.0, report_every: int = 100) -> None:
-        """Train to the last step, saving every `save_every` seconds."""
+    def run(
+        self,
+        save_every: float = 60.0,
+        report_every: int = 100,
+        progress: Callable[[int, float], None] = lambda step, rate: None,
+    ) -> None:
+        """Train to the last step or until `stop`, and save.
+
+        Args:
+            save_every: seconds between checkpoints.
+            report_every: steps between log records.
+            progress: called after each step with its number and the crops per second so far.
+        """
         saved = began = time.monotonic()
         first, sums = self.step, _Sums()
-        while self.step < self.recipe.steps:
+        while self.step < self.recipe.steps and not self._stopping:
             sums.add(*self.train_step())
-            if self.step % report_every == 0:
-                rate = (self.step - first) * self.recipe.batch / (time.monotonic() - began)
+            rate = (self.step - first) * self.recipe.batch / (time.monotonic() - began)
+            progress(self.step, rate)
+            if self.step % report_every == 0 or self.step == self.recipe.steps:
                 self._log(sums, rate)
                 sums = _Sums()
             if time.monotonic() - saved > save_every:
                 self.save()
                 saved = time.monotonic()
         self.save()
+
+    def stop(self) -> None:
+        """Let `run` finish its step, save and return. Safe to call from a signal handler."""
+        self._stopping = True
 
     def train_step(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One optimiser step; returns level, loss, bpp and mse of each sample."""
@@ -120,10 +113,12 @@ class Trainer:
         return level, loss.detach(), bpp.detach(), mse.detach()
 
     def learning_rate(self) -> float:
+        """Rate of the next step: linear warm-up, then a cosine to zero."""
         r = self.recipe
         if self.step < r.warmup:
             return r.learning_rate * (self.step + 1) / r.warmup
-        return 0.5 * r.learning_rate * (1 + math.cos(math.pi * (self.step - r.warmup) / (r.steps - r.warmup)))
+        done = (self.step - r.warmup) / max(1, r.steps - r.warmup)
+        return 0.5 * r.learning_rate * (1 + math.cos(math.pi * done))
 
     def _levels(self) -> Tensor:
         """Levels of a batch: every level about equally often, in random order."""
@@ -134,7 +129,7 @@ class Trainer:
 
     def _auxiliary_step(self) -> None:
         self.auxiliary.zero_grad(set_to_none=True)
-        self.model.entropy_model.prior.quantile_loss().backward()
+        torch.stack([prior.quantile_loss() for prior in self.priors]).sum().backward()
         self.auxiliary.step()
 
     @torch.no_grad()
@@ -145,11 +140,10 @@ class Trainer:
 
     def average_state(self) -> dict[str, Tensor]:
         """State dict with the averaged parameters."""
-        state = dict(self.model.state_dict())
-        names = [name for name, _ in self.model.named_parameters()]
-        return state | dict(zip(names, self.average, strict=True))
+        return checkpoint.averaged(self.model, self.model.state_dict(), self.average)
 
     def save(self) -> None:
+        """Replace the run folder's checkpoint by the state after the last whole step."""
         state = {
             "model": self.model.state_dict(),
             "average": self.average,
@@ -161,25 +155,34 @@ class Trainer:
             "crops": self.crops.random.bit_generator.state,
             "torch": torch.get_rng_state(),
         }
-        partial = self.folder / "checkpoint.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.folder / "checkpoint.pt")
+        if self.device.type == "cuda":  # the noise of the likelihoods is drawn where the latents are
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint.write(state, self.folder)
 
     def resume(self) -> bool:
         """Continue from the run folder's checkpoint, exactly; False if there is none."""
-        path = self.folder / "checkpoint.pt"
-        if not path.exists():
+        if not (self.folder / checkpoint.CHECKPOINT_FILE).exists():
+            self._forget_later_records()
             return False
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = checkpoint.read(self.folder)
         self.model.load_state_dict(state["model"])
-        self.average = state["average"]
+        self.average = [tensor.to(self.device) for tensor in state["average"]]
         self.optimizer.load_state_dict(state["optimizer"])
         self.auxiliary.load_state_dict(state["auxiliary"])
         self.balance.mean, self.step = state["balance"], state["step"]
-        self.random.set_state(state["levels"].cpu())
+        self.random.set_state(state["levels"])
         self.crops.random.bit_generator.state = state["crops"]
-        torch.set_rng_state(state["torch"].cpu())
+        torch.set_rng_state(state["torch"])
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        self._forget_later_records()
         return True
+
+    def _forget_later_records(self) -> None:
+        """Drop the records of steps that will be made again, and a last one cut short."""
+        path = self.folder / LOG_FILE
+        kept = [record for record in read_log(path) if record["step"] <= self.step]
+        path.write_text("".join(json.dumps(record) + "\n" for record in kept))
 
     def _log(self, sums: _Sums, rate: float) -> None:
         record = {
@@ -188,9 +191,20 @@ class Trainer:
             "crops_per_s": round(rate, 2),
             **sums.means(),
         }
-        with (self.folder / "log.jsonl").open("a") as log:
+        with (self.folder / LOG_FILE).open("a") as log:
             log.write(json.dumps(record) + "\n")
         self.report(record)
+
+
+def read_log(path: Path) -> list[dict]:
+    """The records of a log; one that a crash cut short is left out, and a missing log is empty."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
 
 
 class _Sums:

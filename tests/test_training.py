@@ -1,0 +1,471 @@
+"""Training: it learns, it can be stopped anywhere without a trace, and what it exports is what it measured."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zoo_core import cli, registry
+from zoo_core.cli import exits
+from zoo_core.constants import LAMBDAS
+from zoo_core.entropy.tables import TOTAL
+from zoo_core.errors import UsageError, WrongWeightsError
+from zoo_core.model import CodecModel, bits_per_pixel, read_latents, write_latents
+from zoo_core.testing.pictures import picture
+from zoo_core.training import checkpoint, session
+from zoo_core.training.data import RandomCrops, load_photos
+from zoo_core.training.export import export
+from zoo_core.training.initial import initialise
+from zoo_core.training.loop import Trainer, read_log
+from zoo_core.training.loss import LevelBalance, lambda_of, rate_distortion
+from zoo_core.training.recipe import Recipe, RunConfig
+from zoo_core.training.validate import validate
+from zoo_core.weights import WeightsFile, digest, read_tensors
+
+SETTINGS = {
+    "stages": [[12, 1], [48, 1]],
+    "top": 16,
+    "latent": 16,
+    "hyper": 8,
+    "hyper_latent": 8,
+    "params": 8,
+    "slices": [2, 2],
+    "attention": 8,
+    "context": [8, 8],
+}
+"""WeConvene's base preset, small enough for a test."""
+
+CONFIG = RunConfig("weconvene", settings=SETTINGS)
+RECIPE = Recipe(steps=6, batch=6, crop=64, learning_rate=2e-3, warmup=2, bf16=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Tensor]:
+    return [torch.from_numpy(picture(130, 97, seed)).permute(2, 0, 1).contiguous() for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos as files."""
+    path = tmp_path_factory.mktemp("photos")
+    for seed in range(3):
+        Image.fromarray(picture(130, 97, seed)).save(path / f"{seed}.png")
+    return path
+
+
+def small_model(seed: int = 0) -> CodecModel:
+    torch.manual_seed(seed)
+    return CONFIG.build()
+
+
+def trainer(photos: list[Tensor], folder: Path, recipe: Recipe = RECIPE) -> Trainer:
+    model = small_model(recipe.seed)
+    return Trainer(model, RandomCrops(photos, recipe.crop, recipe.jitter, recipe.seed), recipe, folder)
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# --- learning ---------------------------------------------------------------------------------------
+
+
+def test_loss_falls(photos: list[Tensor], tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, Recipe(steps=30, batch=6, crop=64, learning_rate=2e-3, warmup=3))
+    losses = [float(run.train_step()[1].log().mean()) for _ in range(30)]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - math.log(1.5)
+
+
+def test_average_follows_the_weights(photos: list[Tensor], tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path)
+    first = [p.detach().clone() for p in run.model.parameters()]
+    run.train_step()
+    decay = 1 / 10  # of the first step
+    for start, now, average in zip(first, run.model.parameters(), run.average, strict=True):
+        torch.testing.assert_close(average, decay * start + (1 - decay) * now)
+
+
+def test_learning_rate(photos: list[Tensor], tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, Recipe(steps=100, warmup=10, learning_rate=1e-3))
+    rates = []
+    for run.step in range(101):
+        rates.append(run.learning_rate())
+    assert rates[0] == pytest.approx(1e-4)
+    assert max(rates) == rates[10] == pytest.approx(1e-3)
+    assert rates[55] == pytest.approx(5e-4)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_run_of_nothing_but_warm_up(photos: list[Tensor], tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, Recipe(steps=1, batch=1, crop=64, warmup=1, bf16=False))
+    run.run()
+    assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [1]
+
+
+# --- loss and levels --------------------------------------------------------------------------------
+
+
+def test_every_level_equally_often(photos: list[Tensor], tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, Recipe(batch=12))
+    drawn = [run._levels() for _ in range(20)]
+    assert all(sorted(levels.tolist()) == sorted([1, 2, 3, 4, 5, 6] * 2) for levels in drawn)
+    assert len({int(levels[0]) for levels in drawn}) > 2  # which crop gets which level is random
+    single = trainer(photos, tmp_path, Recipe(batch=3, level=2.0))
+    assert single._levels().tolist() == [2, 2, 2]
+
+
+def test_balance_gives_every_level_the_same_weight() -> None:
+    balance = LevelBalance(6)
+    level, size = torch.arange(1.0, 7), torch.tensor([0.2, 0.5, 1, 2, 4, 80])
+    for _ in range(2000):
+        balance(size, level)
+    loss = size.clone().requires_grad_()
+    balance(loss, level).backward()
+    torch.testing.assert_close(loss.grad * size, torch.full((6,), 1 / 6), rtol=1e-3, atol=0)
+
+
+def test_lambda_is_geometric_between_levels() -> None:
+    found = lambda_of(torch.tensor([1.0, 3.0, 3.5, 6.0]))
+    wanted = [LAMBDAS[0], LAMBDAS[2], math.sqrt(LAMBDAS[2] * LAMBDAS[3]), LAMBDAS[5]]
+    assert found.tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_loss_is_compressais() -> None:
+    x = torch.zeros(1, 3, 4, 4)
+    out = {"x_hat": x + 0.1, "likelihoods": {"y": torch.full((1, 2, 2, 2), 0.25)}}
+    loss, bpp, mse = rate_distortion(x, out, torch.tensor([2.0]))
+    assert float(bpp) == pytest.approx(8 * 2 / 16)
+    assert float(loss) == pytest.approx(1 + LAMBDAS[1] * 255**2 * 0.01, rel=1e-5)
+
+
+# --- photos -----------------------------------------------------------------------------------------
+
+
+def test_crops_depend_on_the_seed_alone(photos: list[Tensor]) -> None:
+    a, b, other = (RandomCrops(photos, 48, seed=seed) for seed in (5, 5, 6))
+    first = a.batch(4)
+    assert first.shape == (4, 3, 48, 48) and first.min() >= 0 and first.max() <= 1
+    assert torch.equal(first, b.batch(4)) and torch.equal(a.batch(4), b.batch(4))
+    assert not torch.equal(first, other.batch(4))
+
+
+def test_crops_without_jitter_are_cut_from_the_photo() -> None:
+    """Channels that hold the row and the column show what happened to a crop."""
+    row, column = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    photo = torch.stack([row, column, row]).to(torch.uint8)
+    crops = RandomCrops([photo], 16, jitter=1.0, seed=1).batch(40).mul(255).round()
+    seen = set()
+    for crop in crops[:, :2]:
+        down, right = (crop.diff(dim=dim).flatten(1).unique(dim=1) for dim in (1, 2))
+        assert down.shape == right.shape == (2, 1)  # each channel has one slope
+        seen.add((*down[:, 0].tolist(), *right[:, 0].tolist()))  # of row and column, down and to the right
+    upright, mirrored = (1, 0, 0, 1), (1, 0, 0, -1)
+    assert {upright, mirrored} < seen <= {upright, mirrored, (0, 1, 1, 0), (0, -1, 1, 0)}
+
+
+def test_photos_are_read_and_broken_ones_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "deep").mkdir()
+    Image.fromarray(picture(80, 70)).save(tmp_path / "deep" / "a.PNG")
+    Image.fromarray(picture(80, 63)).save(tmp_path / "small.png")
+    Image.fromarray(picture(90, 64)[:, :, 0]).save(tmp_path / "grey.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no more")
+    found = load_photos(tmp_path)
+    assert [tuple(photo.shape) for photo in found] == [(3, 70, 80), (3, 64, 90)]
+    assert np.array_equal(found[0].permute(1, 2, 0).numpy(), picture(80, 70))
+    assert "broken.jpg" in caplog.text
+    with pytest.raises(UsageError, match="no photos"):
+        load_photos(tmp_path / "nowhere")
+
+
+# --- stopping and going on --------------------------------------------------------------------------
+
+
+def stop(run: Trainer) -> None:
+    """As SIGINT does: the step ends and is saved."""
+
+    def progress(step: int, rate: float) -> None:
+        if step == 3:
+            run.stop()
+
+    run.run(progress=progress, report_every=1)
+
+
+def kill(run: Trainer) -> None:
+    """A crash two steps after the last checkpoint, in the middle of a log record."""
+
+    class Crash(Exception):
+        pass
+
+    def progress(step: int, rate: float) -> None:
+        if step == 3:
+            run.save()
+        if step == 5:
+            raise Crash
+
+    with pytest.raises(Crash):
+        run.run(progress=progress, report_every=1)
+    with (run.folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "lr"')
+
+
+@pytest.mark.parametrize("end", [stop, kill])
+def test_resuming_leaves_no_trace(
+    end: Callable[[Trainer], None], photos: list[Tensor], tmp_path: Path
+) -> None:
+    whole = trainer(photos, tmp_path / "whole")
+    whole.run(report_every=1)
+
+    end(trainer(photos, tmp_path / "parts"))
+    torch.manual_seed(99)
+    again = trainer(photos, tmp_path / "parts")
+    assert again.resume() and again.step == 3
+    again.run(report_every=1)
+
+    assert equal(whole.model.state_dict(), again.model.state_dict())
+    assert equal(whole.average_state(), again.average_state())
+    a, b = (read_log(tmp_path / name / "log.jsonl") for name in ("whole", "parts"))
+    assert [r | {"crops_per_s": 0} for r in a] == [r | {"crops_per_s": 0} for r in b] and len(a) == 6
+
+
+def test_nothing_to_resume(photos: list[Tensor], tmp_path: Path) -> None:
+    assert not trainer(photos, tmp_path).resume()
+
+
+def test_damaged_checkpoint(photos: list[Tensor], tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path)
+    run.save()
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UsageError, match="damaged"):
+        run.resume()
+
+
+# --- export and validation --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(photos: list[Tensor], tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    run = trainer(photos, tmp_path_factory.mktemp("trained"))
+    run.run()
+    return run
+
+
+def test_export_loads_back(trained: Trainer, tmp_path: Path) -> None:
+    before = {key: value.clone() for key, value in trained.model.state_dict().items()}
+    path = tmp_path / "weights.safetensors"
+    sha256 = export(trained.model, trained.average_state(), path)
+    assert sha256 == digest(path) == export(trained.model, trained.average_state(), tmp_path / "again")
+    assert equal(before, trained.model.state_dict())
+
+    tensors = read_tensors(WeightsFile(path, sha256))
+    for name, tensor in trained.average_state().items():
+        if tensor.is_floating_point():
+            assert torch.equal(tensors[name], tensor.half())
+    frequencies = tensors["entropy_model.prior.frequencies"]
+    assert frequencies.dtype == torch.int32 and (frequencies.sum(-1) == TOTAL).all()
+
+    model = small_model(seed=1)
+    model.load_state_dict(tensors)
+    model.update()  # the tables are those of the weights in the file, not of the weights before rounding
+    assert torch.equal(model.entropy_model.prior.frequencies, frequencies)
+
+
+def test_exported_weights_code(trained: Trainer, photos: list[Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    sha256 = export(trained.model, trained.average_state(), path)
+    model = small_model(seed=1)
+    model.load_state_dict(read_tensors(WeightsFile(path, sha256)))
+    model.prepare()
+    latents = model.transform.analysis(photos[0][None, :, :64, :64].float() / 255)
+    payload, calibration, known = write_latents(model, latents, 4.0)
+    assert torch.equal(read_latents(model, payload, calibration, (64, 64), 4.0)[0], known[0])
+
+
+def test_export_refuses_infinite_weights(trained: Trainer, tmp_path: Path) -> None:
+    state = trained.average_state()
+    name = next(iter(state))
+    state[name] = torch.full_like(state[name], 1e6)  # beyond half precision
+    with pytest.raises(WrongWeightsError, match="infinity"):
+        export(trained.model, state, tmp_path / "weights.safetensors")
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_validation_measures_whole_photos(photos: list[Tensor]) -> None:
+    model = small_model()
+    figures = validate(model, photos[:1], [2.0, 3.5])
+    assert list(figures) == ["q2", "q3.5"]
+    x = photos[0][None, :, 16:80, 1:129].float() / 255  # the middle of 97x130
+    with torch.inference_mode():
+        out = model(x, torch.tensor([3.5]))
+    error = (out["x_hat"].clamp(0, 1) * 255).round() - x * 255
+    psnr = 10 * math.log10(255**2 / float(error.square().mean()))
+    assert figures["q3.5"]["psnr"] == pytest.approx(psnr, abs=1e-3)
+    assert figures["q3.5"]["bpp"] == pytest.approx(float(bits_per_pixel(out["likelihoods"], 64 * 128)))
+    both = validate(model, photos[:2], [2.0])["q2"]
+    second = validate(model, photos[1:2], [2.0])["q2"]
+    assert both["psnr"] == pytest.approx((figures["q2"]["psnr"] + second["psnr"]) / 2)
+    with pytest.raises(UsageError, match="too small"):
+        validate(model, [photos[0][:, :60]], [2.0])
+
+
+# --- where it starts --------------------------------------------------------------------------------
+
+
+def test_start_of_the_method(photos: list[Tensor]) -> None:
+    """WeConvene's start is transform coding at once; random weights are far from it."""
+    quality = {}
+    for init in ("none", "block", None):
+        model = small_model()
+        initialise(model, registry.find("weconvene", "codec"), photos, init)
+        x = photos[0][None, :, :64, :64].float() / 255
+        with torch.inference_mode():
+            x_hat = model.transform.synthesis(model.transform.analysis(x))
+        quality[init] = -10 * math.log10(float((x_hat - x).square().mean()))
+    assert quality["block"] == quality[None] > 25 > quality["none"] + 10
+
+
+def test_start_that_does_not_fit(photos: list[Tensor], caplog: pytest.LogCaptureFixture) -> None:
+    entry = registry.find("weconvene", "codec")
+    plain = RunConfig("weconvene", settings={**SETTINGS, "weconv": False}).build()
+    before = {key: value.clone() for key, value in plain.state_dict().items()}
+    with pytest.raises(UsageError, match="block-transform"):
+        initialise(plain, entry, photos, "block")
+    initialise(plain, entry, photos, None)
+    assert "starts from random weights" in caplog.text
+    assert equal(before, plain.state_dict())
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+def zoo_train(*words: object) -> int:
+    return cli.main(["train", "weconvene", *(str(word) for word in words)])
+
+
+def options(folder: Path, run: Path) -> list[object]:
+    """A complete command line for a short run."""
+    settings = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
+    recipe = ["--steps", 5, "--batch", 2, "--crop", 64, "--lr", 1e-3, "--seed", 3, "--threads", 1]
+    return ["--data", folder, "--out", run, *recipe, "--set", *settings]
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Precision is chosen by a measurement: two runs that are compared must not choose differently."""
+    monkeypatch.setattr(session, "bf16_pays", lambda device: False)
+
+
+def test_interrupted_command(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    float32: None,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    assert zoo_train(*options(folder, tmp_path / "whole"), "--val", folder) == exits.OK
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert json.loads(capsys.readouterr().out) == summary
+    assert summary["weights"]["sha256"] == digest(tmp_path / "whole" / "weights.safetensors")
+    assert list(summary["validation"]) == [f"q{n}" for n in range(1, 7)] and summary["photos"] == 3
+    assert Image.open(tmp_path / "whole" / "curve.png").width > 500
+
+    step = Trainer.train_step
+
+    def interrupted(self: Trainer) -> tuple:
+        if self.step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    parts = tmp_path / "parts"
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", interrupted)
+        assert zoo_train(*options(folder, parts)) == exits.INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert checkpoint.read(parts)["step"] == 2 and not (parts / "weights.safetensors").exists()
+    assert zoo_train("--out", parts, "--export") == exits.OK
+    assert json.loads((parts / "summary.json").read_text())["step"] == 2
+    assert zoo_train("--out", parts, "--resume", "--threads", 1) == exits.OK
+    assert digest(parts / "weights.safetensors") == summary["weights"]["sha256"]
+
+
+def test_killed_before_the_first_checkpoint(folder: Path, tmp_path: Path, float32: None) -> None:
+    assert zoo_train(*options(folder, tmp_path)) == exits.OK
+    whole = digest(tmp_path / "weights.safetensors")
+    for name in ("checkpoint.pt", "weights.safetensors"):
+        (tmp_path / name).unlink()
+    assert zoo_train("--out", tmp_path, "--resume") == exits.OK
+    assert digest(tmp_path / "weights.safetensors") == whole
+    assert len(read_log(tmp_path / "log.jsonl")) == 1
+
+
+def test_init_from_a_file(
+    trained: Trainer, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "start.safetensors"
+    export(trained.model, trained.average_state(), path)
+    model = small_model(seed=1)
+    initialise(model, registry.find("weconvene", "codec"), [], str(path))
+    for name, value in trained.average_state().items():
+        if value.is_floating_point():
+            assert torch.equal(model.state_dict()[name], value.half().float())
+    words = ["--data", folder, "--out", tmp_path / "run", "--init", path]
+    assert zoo_train(*words) == exits.UNUSABLE  # of another size than the preset
+    assert "does not fit" in caplog.text and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--data", "{photos}", "--preset", "paper"], "single rate"),
+        (["--data", "{photos}", "--crop", "100"], "multiple of 64"),
+        (["--data", "{photos}", "--set", "colour=3"], "colour"),
+        (["--data", "{photos}", "--device", "abacus"], "abacus"),
+        (["--data", "{photos}", "--init", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--data", "nowhere"], "no photos"),
+        ([], "--data"),
+        (["--resume"], "config.json"),
+        (["--export"], "config.json"),
+    ],
+)
+def test_what_cannot_be_trained(
+    words: list[str], reason: str, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    words = [word.format(photos=folder) for word in words]
+    if "paper" in words:  # of its 107 million parameters a few will do
+        words += ["--set", "latent=20", "hyper_latent=8", "hyper=8", "attention=8", "context=[8, 8]"]
+        words += ["params=8", "stem=[8, 1]", "stages=[[8, 1], [8, 1]]", "top=8"]
+    assert zoo_train("--out", run, *words) == exits.UNUSABLE
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1 and reason in errors[0].getMessage()
+    assert not run.exists()
+
+
+def test_a_run_keeps_its_recipe(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = RunConfig("weconvene", settings=SETTINGS, data=str(folder), recipe=RECIPE)
+    config.write(tmp_path)
+    assert RunConfig.read(tmp_path, "weconvene") == config
+    assert zoo_train("--out", tmp_path, "--data", folder) == exits.UNUSABLE
+    assert zoo_train("--out", tmp_path, "--resume", "--batch", 7) == exits.UNUSABLE
+    assert "--resume" in caplog.messages[0] and "batch = 6, not 7" in caplog.messages[1]
+    with pytest.raises(UsageError, match="trains 'weconvene'"):
+        RunConfig.read(tmp_path, "selic")
