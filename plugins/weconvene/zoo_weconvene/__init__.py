@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="WeConvene: Learned Image Compression with Wavelet-Domain Convolution and Entropy Model",
@@ -43,16 +43,45 @@ PAPER_PRESET = {
     "variable_rate": False,
 }
 
+WEIGHTS = Weights(
+    file="weconvene-base.safetensors",
+    sha256="3f4e21e18ca04cd782d86accbd06a221dbe7379d36ec84030338f8181f21efb5",
+    size=9765392,
+)
+
+_TRANSFORM_KEYS = ("stem", "stages", "top", "latent")
+
 
 @hookimpl
 def zoo_register() -> list[Entry]:
+    presets = {"base": BASE, "paper": PAPER_PRESET}
     return [
         Entry(
             name="weconvene",
             kind="codec",
             factory="zoo_weconvene.model:build",
-            presets={"base": BASE, "paper": PAPER_PRESET},
+            presets=presets,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="wavelet-domain convolutions; low frequencies of the latent coded before high ones",
-        )
+        ),
+        Entry(
+            name="weconvene",
+            kind="transform",
+            factory="zoo_weconvene.transform:WeConveneTransform",
+            presets={k: {n: v for n, v in p.items() if n in _TRANSFORM_KEYS} for k, p in presets.items()},
+            paper=PAPER,
+            summary="convolutions in the wavelet domain (WeConv); one latent at 1/8",
+        ),
+        Entry(
+            name="weconvene",
+            kind="entropy_model",
+            factory="zoo_weconvene.entropy:WeConveneEntropy",
+            presets={
+                k: {n: v for n, v in p.items() if n == "latent" or n not in _TRANSFORM_KEYS}
+                for k, p in presets.items()
+            },
+            paper=PAPER,
+            summary="wavelet-domain channel-wise autoregression (WeChARM) of one latent",
+        ),
     ]
