@@ -228,3 +228,15 @@ def test_affine_starts_as_the_identity_and_tells_levels_apart() -> None:
     out = affine(x, level)
     assert torch.equal(out[0], x[0])
     torch.testing.assert_close(out[1], 2 * x[1] + torch.tensor([0.5, 1.5])[:, None, None])
+
+
+def test_precise_convolution_ignores_autocast() -> None:
+    from zoo_core.layers.residual import PreciseConv2d
+
+    torch.manual_seed(0)
+    conv, x = PreciseConv2d(4, 4, 3, 1, 1), torch.randn(1, 4, 8, 8)
+    plain = torch.nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(x)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, plain, rtol=1e-6, atol=1e-6)

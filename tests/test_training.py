@@ -136,10 +136,18 @@ def test_balance_gives_every_level_the_same_weight() -> None:
     balance = LevelBalance(6)
     level, size = torch.arange(1.0, 7), torch.tensor([0.2, 0.5, 1, 2, 4, 80])
     for _ in range(2000):
-        balance(size, level)
+        balance(3 * size + 0.28, size, level)
     loss = size.clone().requires_grad_()
-    balance(loss, level).backward()
+    balance(loss, size, level).backward()
     torch.testing.assert_close(loss.grad * size, torch.full((6,), 1 / 6), rtol=1e-3, atol=0)
+
+
+def test_a_broken_batch_leaves_the_weights_alone(photos, tmp_path) -> None:
+    run = trainer(photos, tmp_path, Recipe(batch=2))
+    before = [p.detach().clone() for p in run.parameters]
+    run.crops.batch = lambda count: torch.full((count, 3, 64, 64), float("nan"))
+    run.train_step()
+    assert all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True))
 
 
 def test_lambda_is_geometric_between_levels() -> None:

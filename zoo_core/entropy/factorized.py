@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo_core.entropy.tables import TOTAL, Table, table_from_pmf
 from zoo_core.errors import WrongWeightsError
+from zoo_core.layers.precision import full_precision
 from zoo_core.layers.rate import LEVELS, RateGains
 
 _FILTERS = (1, 3, 3, 3, 3, 1)
@@ -66,7 +67,7 @@ class FactorizedPrior(nn.Module):
         half = torch.as_tensor(half_width, dtype=x.dtype, device=x.device).expand(b, c, h, w)
         flat, half = (t.transpose(0, 1).reshape(c, 1, -1) for t in (x, half))  # (C, 1, B*H*W)
         # Differences of sigmoids need all their bits: the products stay in full precision under autocast.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             lower, upper = self.logits(flat - half), self.logits(flat + half)
         # Evaluate on the side where the sigmoids are small, to keep precision in the tails.
         sign = -torch.sign(lower + upper).detach()

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.layers.gdn import GDN
+from zoo_core.layers.precision import full_precision
 
 SLOPE = 0.01
 
@@ -16,6 +17,17 @@ def conv3x3(in_ch: int, out_ch: int, stride: int = 1) -> nn.Conv2d:
 
 def conv1x1(in_ch: int, out_ch: int) -> nn.Conv2d:
     return nn.Conv2d(in_ch, out_ch, 1)
+
+
+class PreciseConv2d(nn.Conv2d):
+    """Convolution in the precision of its weights, also under autocast.
+
+    For outputs that are quantised or shown: bfloat16 resolves a latent of 40 steps to a quarter of a step.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with full_precision(x):
+            return super().forward(x.to(self.weight.dtype))
 
 
 class StridedPointwise(nn.Conv2d):
@@ -33,9 +45,10 @@ class StridedPointwise(nn.Conv2d):
         return super().forward(x[..., :: self.step, :: self.step])
 
 
-def subpel_conv3x3(in_ch: int, out_ch: int, upscale: int = 1) -> nn.Sequential:
+def subpel_conv3x3(in_ch: int, out_ch: int, upscale: int = 1, precise: bool = False) -> nn.Sequential:
     """Upsample by `upscale`: a convolution to out_ch * upscale^2 channels, then pixel shuffle."""
-    return nn.Sequential(conv3x3(in_ch, out_ch * upscale**2), nn.PixelShuffle(upscale))
+    kind = PreciseConv2d if precise else nn.Conv2d
+    return nn.Sequential(kind(in_ch, out_ch * upscale**2, 3, 1, 1), nn.PixelShuffle(upscale))
 
 
 class ResidualBlock(nn.Module):

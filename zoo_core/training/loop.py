@@ -104,9 +104,10 @@ class Trainer:
             out = self.model(x, level)
         loss, bpp, mse = rate_distortion(x, out, level)
         self.optimizer.zero_grad(set_to_none=True)
-        self.balance(loss, level).backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
-        self.optimizer.step()
+        self.balance(loss, loss - bpp, level).backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
+        if norm.isfinite():  # one broken batch must not poison weights and averages
+            self.optimizer.step()
         self._auxiliary_step()
         self._update_average()
         self.step += 1

@@ -27,14 +27,20 @@ def rate_distortion(x: Tensor, out: dict, level: Tensor) -> tuple[Tensor, Tensor
 
 
 class LevelBalance:
-    """Divides the loss of each level by a running mean of its size, so that no level rules the gradient."""
+    """Weights the loss of each level so that no level rules the gradient.
+
+    A level counts by the inverse of a running mean of its weighted distortion, lambda * 255^2 * MSE. At every
+    rate that is about the same share of an optimal loss, and unlike the estimated rate it does not contain
+    what uniform noise charges for empty symbols, about 0.28 bits per pixel that no file has to pay.
+    """
 
     def __init__(self, levels: int, momentum: float = 0.99):
         self.mean = torch.ones(levels)
         self.momentum = momentum
 
-    def __call__(self, loss: Tensor, level: Tensor) -> Tensor:
+    def __call__(self, loss: Tensor, distortion: Tensor, level: Tensor) -> Tensor:
+        """Mean of the weighted losses; loss, distortion and level are those of each sample, (B,)."""
         index = level.round().long() - 1
-        for i, value in zip(index.tolist(), loss.detach().tolist(), strict=True):
+        for i, value in zip(index.tolist(), distortion.detach().tolist(), strict=True):
             self.mean[i] = self.momentum * self.mean[i] + (1 - self.momentum) * value
         return (loss / self.mean.to(loss.device)[index]).mean()

@@ -17,7 +17,7 @@ from zoo_core.entropy.coder import Coder
 from zoo_core.entropy.factorized import FactorizedPrior
 from zoo_core.interfaces import EntropyModel, Shape
 from zoo_core.layers.rate import Gain, RateAffine, RateGains
-from zoo_core.layers.residual import conv1x1, conv3x3, subpel_conv3x3
+from zoo_core.layers.residual import PreciseConv2d, conv1x1, conv3x3, subpel_conv3x3
 from zoo_core.layers.wavelet import dwt2, idwt2
 from zoo_weconvene.transform import blocks, down, up
 
@@ -64,7 +64,8 @@ def context_net(
     channels = (in_ch, *widths, out_ch)
     layers: list[nn.Module] = []
     for i, kernel in enumerate(kernels):
-        layers += [nn.Conv2d(channels[i], channels[i + 1], kernel, 1, kernel // 2), nn.GELU()]
+        kind = PreciseConv2d if i == len(kernels) - 1 else nn.Conv2d
+        layers += [kind(channels[i], channels[i + 1], kernel, 1, kernel // 2), nn.GELU()]
     return nn.Sequential(*layers[:-1])
 
 

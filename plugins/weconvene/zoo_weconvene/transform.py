@@ -17,6 +17,7 @@ from zoo_core.interfaces import Shape, Transform
 from zoo_core.layers.gdn import GDN
 from zoo_core.layers.residual import (
     SLOPE,
+    PreciseConv2d,
     ResidualBlock,
     ResidualBlockUpsample,
     ResidualBlockWithStride,
@@ -122,7 +123,7 @@ class WeConveneTransform(Transform):
             *blocks(half, half_blocks),
             down(half, quarter, wavelet),
             *blocks(quarter, quarter_blocks),
-            conv3x3(quarter, latent, 2),
+            PreciseConv2d(quarter, latent, 3, 2, 1),
         )
         self.g_s = nn.Sequential(
             ResidualBlockUpsample(latent, top, 1),
@@ -131,7 +132,7 @@ class WeConveneTransform(Transform):
             *blocks(quarter, quarter_blocks),
             up(quarter, half, wavelet),
             *blocks(half, half_blocks),
-            subpel_conv3x3(half, 3, 2),
+            subpel_conv3x3(half, 3, 2, precise=True),
         )
 
     def analysis(self, x: Tensor) -> tuple[Tensor, ...]:
