@@ -21,6 +21,7 @@ from torch import Tensor
 from zoo_core import container, images, registry
 from zoo_core.constants import QUALITY_STEP
 from zoo_core.container import Header, Section
+from zoo_core.device import checked_device
 from zoo_core.errors import (
     CorruptFileError,
     RateError,
@@ -65,7 +66,7 @@ def load(
     entry, level = registry.parse(name)
     quality = _checked_quality(quality if quality is not None else level if level is not None else 3.0)
     file = locate(entry, preset, weights)
-    model = copy.copy(_network(entry.name, preset, file, _checked_device(device)))  # shares its parameters
+    model = copy.copy(_network(entry.name, preset, file, checked_device(device)))  # shares its parameters
     return Codec(entry, preset, model, quality, file)
 
 
@@ -129,7 +130,7 @@ def compose(
     model.update()
     name = f"{first.name}-with-{second.name}"
     entry = Entry(name=name, kind="codec", factory="", presets={preset: {}}, conditions=first.conditions)
-    return Codec(entry, preset, model.prepare(_checked_device(device)), _checked_quality(quality), None)
+    return Codec(entry, preset, model.prepare(checked_device(device)), _checked_quality(quality), None)
 
 
 class Codec:
@@ -383,12 +384,3 @@ def _checked_quality(quality: float) -> float:
     if not 1 <= quality <= 6:
         raise UsageError(f"the quality is a level from 1 to 6, not {quality}")
     return round(quality * QUALITY_STEP) / QUALITY_STEP
-
-
-def _checked_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from None
-    return device

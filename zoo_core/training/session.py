@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo_core import registry
+from zoo_core.device import checked_device
 from zoo_core.errors import UsageError
 from zoo_core.layers.rate import RateGains
 from zoo_core.model import CodecModel
@@ -28,7 +29,7 @@ def begin(config: RunConfig, folder: Path, device: str, report: Callable[[dict],
         UsageError: the configuration does not fit the model, or there are no photos.
         WeightsError: the initial weights cannot be used.
     """
-    place = _checked_device(device)
+    place = checked_device(device)
     photos = load_photos(_data(config))
     model = _seeded(config)
     initialise(model, registry.find(config.method, "codec"), photos, config.init)
@@ -44,7 +45,7 @@ def resume(config: RunConfig, folder: Path, device: str, report: Callable[[dict]
     Raises:
         UsageError: as `begin`, or the checkpoint is damaged.
     """
-    place = _checked_device(device)
+    place = checked_device(device)
     photos = load_photos(_data(config))
     model = _seeded(config)
     trainer = _trainer(config, model, photos, folder, place, report)
@@ -99,12 +100,3 @@ def _trainer(
     recipe = config.recipe
     crops = RandomCrops(near(photos, device), recipe.crop, recipe.jitter, recipe.seed)
     return Trainer(model, crops, recipe, folder, report, device)
-
-
-def _checked_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}") from None
-    return device
