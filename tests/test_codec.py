@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import subprocess
@@ -202,3 +203,22 @@ def _huge(data: bytes) -> bytes:
     size = data.index(bytes([19, 19]))  # stored less one
     number = b"\x80\x80\x80\x80\x08"
     return data[:size] + number + number + data[size + 2 :]
+
+
+def test_compressais_own_evaluation_accepts_the_model(codec):
+    if importlib.util.find_spec("compressai") is None:
+        pytest.skip("CompressAI is not installed")
+    from zoo_core.compressai_bridge import import_compressai
+
+    import_compressai()
+    from compressai.utils.eval_model import __main__ as evaluation
+
+    x = torch.from_numpy(picture(256, 192)).permute(2, 0, 1).float() / 255
+    with torch.inference_mode():
+        real, estimated = (
+            evaluation.inference(codec.model, x),
+            evaluation.inference_entropy_estimation(codec.model, x),
+        )
+    assert real["bpp"] == pytest.approx(estimated["bpp"], rel=0.02, abs=0.01)
+    assert real["psnr-rgb"] == pytest.approx(estimated["psnr-rgb"], abs=0.02)
+    assert real["bpp"] == pytest.approx(8 * len(codec.encode(picture(256, 192))) / (256 * 192), rel=0.05)
