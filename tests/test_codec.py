@@ -137,19 +137,15 @@ def test_compose_joins_registered_halves():
         zoo.compose(transform="weconvene", entropy_model="nothing")
 
 
-def test_paper_preset_says_that_it_is_random(caplog):
+def test_a_model_without_weights_says_that_it_starts_random(monkeypatch, caplog):
     from zoo_core import codec as module
-    from zoo_core import registry
-    from zoo_core.hooks import Entry
 
-    entry = registry.find("weconvene")
-    assert "paper" not in entry.weights and isinstance(entry, Entry)
-    module._network.cache_clear()
-    small = dict(entry.presets["base"], stages=((16, 1), (16, 1)), top=16, latent=16, slices=(2, 2))
-    model = registry.build(Entry(entry.name, "codec", entry.factory, {"base": small}), "base")
-    model.update()
-    tiny = module.Codec(entry, "paper", model.prepare(), 3.0, None)
-    assert tiny.decode(tiny.encode(picture(16, 16))).size == (16, 16)
+    monkeypatch.setattr(module, "locate", lambda *args: None)
+    untrained = zoo.load("weconvene")
+    assert untrained.weights is None and "starts random" in caplog.text
+    data = untrained.encode(picture(16, 16))
+    assert container.read(data)[0].digest == bytes(8)
+    assert untrained.decode(data).size == (16, 16)
 
 
 def test_stage_times_cover_the_work(codec):
