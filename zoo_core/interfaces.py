@@ -49,10 +49,12 @@ class EntropyModel(nn.Module, ABC):
     Attributes:
         downscale: height and width of the first latent must be multiples of it.
         latent_channels: channels of each latent that it codes.
+        noise_downstream: in training the walk goes on with noisy latents, not with rounded ones.
     """
 
     downscale: int
     latent_channels: tuple[int, ...]
+    noise_downstream: bool = False
 
     @abstractmethod
     def update(self) -> None:

@@ -35,17 +35,23 @@ class CodecModel(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor | None = None, **conditions: object) -> dict:
         """x (B, 3, H, W) in [0, 1], level (B,) -> {"x_hat": (B, 3, H, W), "likelihoods": {name: tensor}}."""
+        latents_hat, coder = self.estimate(x, level, **conditions)
+        return {"x_hat": self.transform.synthesis(latents_hat), "likelihoods": coder.likelihoods}
+
+    def estimate(
+        self, x: Tensor, level: Tensor | None = None, **conditions: object
+    ) -> tuple[tuple[Tensor, ...], Estimator]:
+        """Analysis and the walk: what the synthesis is given, and the estimator with likelihoods and values."""
         if level is None:
             level = x.new_full((x.shape[0],), self.default_level)
         latents = self.transform.analysis(x, **conditions)
         precision = next(self.entropy_model.parameters()).dtype
         if precision == torch.float64:
             latents = tuple(y.double() for y in latents)
-        coder = Estimator(self.training)
+        coder = Estimator(self.training, self.entropy_model.noise_downstream)
         shapes = self.transform.latent_shapes(*x.shape[-2:])
         latents_hat = self.entropy_model.code(coder, latents, shapes, level)
-        x_hat = self.transform.synthesis(tuple(y.to(x.dtype) for y in latents_hat))
-        return {"x_hat": x_hat, "likelihoods": coder.likelihoods}
+        return tuple(y.to(x.dtype) for y in latents_hat), coder
 
     def prepare(self, device: torch.device | str = "cpu") -> CodecModel:
         """Ready for coding: transform on `device` in channels_last, entropy model in float64 on the CPU."""

@@ -46,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="arguments of the model other than the preset's: weconv=false",
     )
     add(
+        "--objective",
+        nargs="+",
+        action="extend",
+        type=_setting,
+        metavar="KEY=VALUE",
+        help="settings of the method's own objective, see its model card",
+    )
+    add(
         "--init",
         metavar="START",
         help="block: the method's own start; none: random weights; or a safetensors file (default: block, "
@@ -121,7 +129,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> RunConfig:
     """The configuration of a new run from the options, or that of an old one, which they may not change."""
-    asked = {"preset": args.preset, "init": args.init, "settings": args.settings and dict(args.settings)}
+    asked = {
+        "preset": args.preset,
+        "init": args.init,
+        "settings": args.settings and dict(args.settings),
+        "objective": args.objective and dict(args.objective),
+    }
     asked = {key: value for key, value in asked.items() if value is not None}
     recipe = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = {key: value for key, value in recipe.items() if value is not None}

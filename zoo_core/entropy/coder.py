@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from zoo_core.entropy.factorized import FactorizedPrior
+from zoo_core.entropy.integer_mixture import IntegerMixture
+from zoo_core.entropy.mixture import LIKELIHOOD_BOUND as MIXTURE_BOUND
+from zoo_core.entropy.mixture import MixtureParameters, mixture_likelihood
 from zoo_core.entropy.tables import SKIP_SCALE
 from zoo_core.interfaces import Shape
 from zoo_core.layers.bound import lower_bound, round_ste
@@ -49,55 +52,108 @@ class Coder(ABC):
         choice of the table depends on the exact value of `scale`.
         """
 
+    def mixture(
+        self, name: str, latent: Tensor | None, parameters: MixtureParameters, gain: Gain | None = None
+    ) -> Tensor:
+        """Code a latent (B, C, H, W) with a mixture for every element, given on the latent's own scale.
+
+        Symbols are round(latent * gain.scale); they count from zero, since a mixture has no centre.
+        """
+        raise NotImplementedError(f"{type(self).__name__} codes no mixtures")
+
+    def channels(self, name: str, latent: Tensor | None, count: int, gain: Gain | None = None) -> Tensor:
+        """Which of the `count` channels of a latent (B, C, H, W) hold a symbol that is not 0; bool (C,).
+
+        Costs one bit a channel. Symbols are those of `mixture`. For a batch: in any of its pictures.
+        """
+        raise NotImplementedError(f"{type(self).__name__} codes no channel flags")
+
 
 class Estimator(Coder):
     """Sums likelihoods instead of writing symbols; differentiable.
 
-    In training the likelihood sees additive uniform noise and the walk goes on with values rounded
-    straight through (WeConvene section 7; Minnen and Singh 2020). Otherwise symbols are rounded as in
-    a file, those under the skip threshold included.
+    In training the likelihood sees additive uniform noise, and the walk goes on with values rounded
+    straight through (Minnen and Singh 2020) or with the noisy ones (Balle et al. 2018). Otherwise symbols are
+    rounded as in a file, those under the skip threshold included.
 
-    Attributes:
-        likelihoods: (B, C, H, W) per step name, in coding order.
+    Args:
+        training: add noise.
+        noise_downstream: the walk goes on with the noisy values.
     """
 
-    def __init__(self, training: bool):
+    def __init__(self, training: bool, noise_downstream: bool = False):
         self.training = training
-        self._parts: dict[str, list[Tensor]] = {}
+        self.noise_downstream = noise_downstream
+        self._likelihoods: dict[str, list[Tensor]] = {}
+        self._values: dict[str, list[Tensor]] = {}
 
     @property
     def likelihoods(self) -> dict[str, Tensor]:
-        return {name: torch.cat(parts, 1) for name, parts in self._parts.items()}
+        """(B, C, H, W) per step name, in coding order."""
+        return {name: torch.cat(parts, 1) for name, parts in self._likelihoods.items()}
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """The latents that the walk went on with, (B, C, H, W) per step name, for losses on them."""
+        return {name: torch.cat(parts, 1) for name, parts in self._values.items()}
 
     def factorized(self, name, latent, prior, shape, gain=None, level=None):
         step = 1.0 if gain is None else _wide(gain.step)
         scale = 1.0 if gain is None else _wide(gain.scale)
-        centred = (_wide(latent) - prior.medians) * scale
-        symbols = round_ste(centred)
-        seen = centred + torch.empty_like(centred).uniform_(-0.5, 0.5) if self.training else symbols
+        symbols, seen = self._quantise((_wide(latent) - prior.medians) * scale)
         # The interval of one symbol is one step wide where the density is learned.
         likelihood = prior.likelihood(seen * step + prior.medians, 0.5 * step)
-        self._add(name, likelihood)
-        return symbols * step + prior.medians
+        return self._add(name, likelihood, symbols * step + prior.medians)
 
     def gaussian(self, name, latent, mean, scale, gain=None):
         mean, deviation = _wide(mean), _wide(scale)
         residual = _wide(latent) - mean
         if gain is not None:
             residual, deviation = residual * _wide(gain.scale), deviation * _wide(gain.scale)
+        symbols, seen = self._quantise(residual)
         if self.training:
-            symbols = round_ste(residual)
-            noisy = residual + torch.empty_like(residual).uniform_(-0.5, 0.5)
-            likelihood = _gaussian_likelihood(noisy, deviation)
+            likelihood = _gaussian_likelihood(seen, deviation)
         else:
             skipped = deviation <= SKIP_SCALE
-            symbols = residual.round().masked_fill(skipped, 0)
+            symbols = symbols.masked_fill(skipped, 0)
             likelihood = _gaussian_likelihood(symbols, deviation).masked_fill(skipped, 1)
-        self._add(name, likelihood)
-        return mean + (symbols if gain is None else symbols * _wide(gain.step))
+        return self._add(name, likelihood, mean + (symbols if gain is None else symbols * _wide(gain.step)))
 
-    def _add(self, name: str, likelihood: Tensor) -> None:
-        self._parts.setdefault(name, []).append(lower_bound(likelihood, LIKELIHOOD_BOUND))
+    def mixture(self, name, latent, parameters, gain=None):
+        latent, parameters = _wide(latent), parameters.to(_wide(parameters.mean).dtype)
+        if gain is not None:
+            latent, parameters = latent * _wide(gain.scale), parameters.scaled(_wide(gain.scale))
+        symbols, seen = self._quantise(latent)
+        if self.training:
+            likelihood = mixture_likelihood(seen, parameters)
+        else:
+            certain = IntegerMixture.nearest(parameters).certain().view_as(symbols)
+            symbols = symbols.masked_fill(certain, 0)
+            likelihood = mixture_likelihood(symbols, parameters).masked_fill(certain, 1)
+        value = symbols if gain is None else symbols * _wide(gain.step)
+        return self._add(name, likelihood, value, MIXTURE_BOUND)
+
+    def channels(self, name, latent, count, gain=None):
+        """In training, where crops are small and every channel has to learn, all of them, free of charge."""
+        if self.training:
+            return torch.ones(count, dtype=torch.bool, device=latent.device)
+        symbols = (latent if gain is None else latent * gain.scale).round()
+        bit = symbols.new_full((len(symbols), count, 1, 1), 0.5)
+        self._likelihoods.setdefault(name, []).append(bit)
+        return (symbols != 0).any(0).flatten(1).any(1)
+
+    def _quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the walk goes on with, and what the likelihood sees."""
+        if not self.training:
+            symbols = round_ste(x)
+            return symbols, symbols
+        noisy = x + torch.empty_like(x).uniform_(-0.5, 0.5)
+        return (noisy if self.noise_downstream else round_ste(x)), noisy
+
+    def _add(self, name: str, likelihood: Tensor, value: Tensor, bound: float = LIKELIHOOD_BOUND) -> Tensor:
+        self._likelihoods.setdefault(name, []).append(lower_bound(likelihood, bound))
+        self._values.setdefault(name, []).append(value)
+        return value
 
 
 def _wide(x: Tensor) -> Tensor:

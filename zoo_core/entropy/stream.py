@@ -9,6 +9,7 @@ decoder takes the listed side or refuses.
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 
 from zoo_core.entropy.coder import Coder
+from zoo_core.entropy.integer_mixture import PRECISION, IntegerMixture, Window, grid_positions, rounding
+from zoo_core.entropy.mixture import MixtureParameters
 from zoo_core.entropy.tables import LOG_STEP, SKIP_SCALE, TABLES, Table, gaussian_tables
 from zoo_core.errors import CorruptFileError, MismatchError, TruncatedFileError
 from zoo_core.layers.rate import Gain
@@ -38,7 +41,8 @@ class Encoder(Coder):
     """Collects the symbols of one picture; `payload` and `calibration` are the result."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[np.ndarray, Table]] = []  # (indices into the table, table), in decoding order
+        # (indices, model, its frequencies if each index has its own), in decoding order
+        self._parts: list[tuple] = []
         self._escapes = bytearray()
         self._crc = 0
         self._choices: list[tuple[int, int]] = []
@@ -73,6 +77,51 @@ class Encoder(Coder):
                     self._put(ordered[bounds[i] : bounds[i + 1]], gaussian_tables()[i])
         return mean + torch.from_numpy(values).double().view_as(mean) * _step(gain)
 
+    def mixture(self, name, latent, parameters, gain=None):
+        if gain is not None:
+            latent, parameters = latent * gain.scale, parameters.scaled(gain.scale)
+        symbols = _round(latent.double())
+        with stage("coder"):
+            values = symbols.reshape(-1).to(torch.int32)
+            coded = torch.zeros_like(values)
+            windows = self._integers(parameters).windows()
+            for window in windows:
+                coded[window.where] = values[window.where]
+            self._checksum(coded.numpy())
+            for window in windows:
+                self._put_window(coded[window.where], window)
+        return coded.double().view_as(symbols) * _step(gain)
+
+    def channels(self, name, latent, count, gain=None):
+        symbols = _round(latent if gain is None else latent * gain.scale)
+        used = (symbols[0] != 0).flatten(1).any(1)
+        with stage("coder"):
+            bits = used.numpy().astype(np.int32)
+            self._checksum(bits)
+            self._parts.append((bits, _bit()))
+        return used
+
+    def _integers(self, parameters: MixtureParameters) -> IntegerMixture:
+        """The mixture on its grid, with the roundings that were close listed."""
+        position = grid_positions(parameters)
+        below, above, close = rounding(position, MARGIN)
+        self._choices += [(self._decisions + i, int(above[i])) for i in close.tolist()]
+        self._decisions += len(above)
+        return IntegerMixture(parameters.families, (below + above).view_as(position))
+
+    def _put_window(self, values: Tensor, window: Window) -> None:
+        if not len(values):
+            return
+        slot = values - window.first
+        outside = (slot < 0) | (slot >= window.escape)
+        self._escape(values[outside].tolist())
+        start, end = window.interval(slot.masked_fill_(outside, window.escape))
+        self._parts.append(_as_three_slots(start, end))
+
+    def _escape(self, values: list[int]) -> None:
+        for value in values:
+            self._escapes += _varint(2 * value if value >= 0 else -2 * value - 1)
+
     def _checksum(self, values: np.ndarray) -> None:
         self._crc = zlib.crc32(np.ascontiguousarray(values, dtype="<i4").tobytes(), self._crc)
 
@@ -80,17 +129,16 @@ class Encoder(Coder):
         index = values - table.first
         outside = (index < 0) | (index >= table.escape)
         if outside.any():
-            for value in values[outside].tolist():
-                self._escapes += _varint(2 * value if value >= 0 else -2 * value - 1)
+            self._escape(values[outside].tolist())
             index = np.where(outside, table.escape, index)
-        self._parts.append((index.astype(np.int32), table))
+        self._parts.append((index.astype(np.int32), table.model))
 
     def payload(self) -> bytes:
         """The bytes of the symbols section."""
         with stage("coder"):
             ans = constriction.stream.stack.AnsCoder()
-            for index, table in reversed(self._parts):  # a stack: last in, first out
-                ans.encode_reverse(index, table.model)
+            for index, *model in reversed(self._parts):  # a stack: last in, first out
+                ans.encode_reverse(index, *model)
             words = ans.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
         head = struct.pack("<I", self._crc) + _varint(len(self._escapes))
         return head + bytes(self._escapes) + words
@@ -145,6 +193,44 @@ class Decoder(Coder):
             self._checksum(values)
         return mean + torch.from_numpy(values).double().view_as(mean) * _step(gain)
 
+    def mixture(self, name, latent, parameters, gain=None):
+        if gain is not None:
+            parameters = parameters.scaled(gain.scale)
+        with stage("coder"):
+            values = torch.zeros(parameters.mean[:, 0].numel(), dtype=torch.int32)
+            for window in self._integers(parameters).windows():
+                values[window.where] = torch.from_numpy(self._get_window(window))
+            self._checksum(values.numpy())
+        return values.double().view_as(parameters.mean[:, 0]) * _step(gain)
+
+    def channels(self, name, latent, count, gain=None):
+        with stage("coder"):
+            bits = self._ans.decode(_bit(), count)
+            self._checksum(bits)
+        return torch.from_numpy(bits != 0)
+
+    def _integers(self, parameters: MixtureParameters) -> IntegerMixture:
+        """The mixture on its grid, with the listed side of every rounding that was close."""
+        position = grid_positions(parameters)
+        below, above, close = rounding(position, MARGIN / 2)
+        side = above.numpy()
+        self._calibrate(side, close.numpy())
+        if side.max(initial=0) > 1:  # a list made for the steps of another kind
+            raise MismatchError(_MISMATCH)
+        return IntegerMixture(parameters.families, (below + above).view_as(position))
+
+    def _get_window(self, window: Window) -> np.ndarray:
+        slots = [
+            self._ans.decode(_frequencies_model(), window.frequencies(*chunk).sub_(1).float().numpy())
+            for chunk in window.chunks()
+        ]
+        slot = np.concatenate([np.zeros(0, np.int32), *slots])
+        first = window.first.numpy()
+        values = slot + first
+        escaped = np.flatnonzero(slot == window.escape)
+        values[escaped] = self._escaped(first[escaped], window.escape)
+        return values
+
     def finish(self) -> None:
         """Compare the checksum and demand that nothing is left over; MismatchError if not."""
         left = not self._ans.is_empty() or self._escape != len(self._escapes) or self._choices
@@ -169,15 +255,49 @@ class Decoder(Coder):
         index = self._ans.decode(table.model, count)
         values = index + np.int32(table.first)
         escaped = np.flatnonzero(index == table.escape)
-        if len(escaped) > len(self._escapes) - self._escape:  # each escape takes a byte at least
+        values[escaped] = self._escaped(np.full(len(escaped), table.first), table.escape)
+        return values
+
+    def _escaped(self, first: np.ndarray, count: int) -> list[int]:
+        """The next escaped values, each of which lies outside of first, ..., first + count - 1."""
+        if len(first) > len(self._escapes) - self._escape:  # each escape takes a byte at least
             raise MismatchError(_MISMATCH)
-        for i in escaped.tolist():
+        values = []
+        for lowest in first.tolist():
             code, self._escape = _read_varint(self._escapes, self._escape)
             value = code >> 1 if code % 2 == 0 else -((code + 1) >> 1)
-            if abs(value) > MAX_SYMBOL or table.first <= value < table.first + table.escape:
+            if abs(value) > MAX_SYMBOL or lowest <= value < lowest + count:
                 raise MismatchError(_MISMATCH)
-            values[i] = value
+            values.append(value)
         return values
+
+
+@functools.cache
+def _bit():
+    """Two equally likely symbols, 0 and 1."""
+    return constriction.stream.model.Categorical(np.array([0.5, 0.5]), perfect=True)
+
+
+@functools.cache
+def _frequencies_model():
+    """A distribution of its own for every symbol: rows of integer frequencies, each less 1, as float32.
+
+    constriction adds the 1 again, and what it multiplies by is 2^24 - n over the sum of the n numbers, which
+    is exactly 1. All partial sums are below 2^24, where float32 is exact.
+    """
+    return constriction.stream.model.Categorical(perfect=False)
+
+
+def _as_three_slots(start: Tensor, end: Tensor) -> tuple[np.ndarray, object, np.ndarray]:
+    """What encodes intervals (start, end) of 2^24: before, the symbol, after. At the ends two are on one side."""
+    before, size, after = start.clone(), end - start, (1 << PRECISION) - end
+    index = torch.ones_like(start)
+    first, last = start == 0, after == 0
+    index[first], index[last] = 0, 2
+    rows = torch.stack([before, size, after], 1)
+    rows[first] = torch.stack([size[first], torch.ones_like(size[first]), after[first] - 1], 1)
+    rows[last] = torch.stack([before[last] - 1, torch.ones_like(size[last]), size[last]], 1)
+    return index.numpy(), _frequencies_model(), rows.sub_(1).float().numpy()
 
 
 def table_index(scale: Tensor, margin: float = MARGIN) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,7 @@
-"""Residual blocks of the field's convolutional transforms, as CompressAI defines them."""
+"""Residual blocks of the field's convolutional transforms.
+
+With the default slope they are CompressAI's; with slope 0.2 and a 1x1 skip those of the GLLMM family.
+"""
 
 from __future__ import annotations
 
@@ -45,30 +48,39 @@ class StridedPointwise(nn.Conv2d):
         return super().forward(x[..., :: self.step, :: self.step])
 
 
-def subpel_conv3x3(in_ch: int, out_ch: int, upscale: int = 1, precise: bool = False) -> nn.Sequential:
+def subpel_conv(
+    in_ch: int, out_ch: int, upscale: int = 1, kernel: int = 3, precise: bool = False
+) -> nn.Sequential:
     """Upsample by `upscale`: a convolution to out_ch * upscale^2 channels, then pixel shuffle."""
     kind = PreciseConv2d if precise else nn.Conv2d
-    return nn.Sequential(kind(in_ch, out_ch * upscale**2, 3, 1, 1), nn.PixelShuffle(upscale))
+    return nn.Sequential(kind(in_ch, out_ch * upscale**2, kernel, 1, kernel // 2), nn.PixelShuffle(upscale))
 
 
 class ResidualBlock(nn.Module):
-    """x + two 3x3 convolutions, each with LeakyReLU. (B, C, H, W) stays."""
+    """x + two 3x3 convolutions, each with LeakyReLU of `slope`. (B, C, H, W) stays."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, slope: float = SLOPE):
         super().__init__()
+        self.slope = slope
         self.conv1 = conv3x3(channels, channels)
         self.conv2 = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.leaky_relu(self.conv1(x), SLOPE, inplace=True)
-        return x + F.leaky_relu(self.conv2(out), SLOPE, inplace=True)
+        out = F.leaky_relu(self.conv1(x), self.slope, inplace=True)
+        return x + F.leaky_relu(self.conv2(out), self.slope, inplace=True)
+
+
+def residual_blocks(channels: int, count: int, slope: float = SLOPE) -> list[nn.Module]:
+    """`count` residual blocks, to be put into a sequence."""
+    return [ResidualBlock(channels, slope) for _ in range(count)]
 
 
 class ResidualBlockWithStride(nn.Module):
     """(B, in, H, W) -> (B, out, H/stride, W/stride), with GDN at the end of the main branch."""
 
-    def __init__(self, in_ch: int, out_ch: int, stride: int = 2):
+    def __init__(self, in_ch: int, out_ch: int, stride: int = 2, slope: float = SLOPE):
         super().__init__()
+        self.slope = slope
         self.conv1 = conv3x3(in_ch, out_ch, stride)
         self.conv2 = conv3x3(out_ch, out_ch)
         self.gdn = GDN(out_ch)
@@ -76,20 +88,21 @@ class ResidualBlockWithStride(nn.Module):
         self.skip = StridedPointwise(in_ch, out_ch, stride) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.leaky_relu(self.conv1(x), SLOPE, inplace=True)
+        out = F.leaky_relu(self.conv1(x), self.slope, inplace=True)
         return self.gdn(self.conv2(out)) + self.skip(x)
 
 
 class ResidualBlockUpsample(nn.Module):
     """(B, in, H, W) -> (B, out, upscale H, upscale W), with IGDN at the end of the main branch."""
 
-    def __init__(self, in_ch: int, out_ch: int, upscale: int = 2):
+    def __init__(self, in_ch: int, out_ch: int, upscale: int = 2, slope: float = SLOPE, skip_kernel: int = 3):
         super().__init__()
-        self.subpel = subpel_conv3x3(in_ch, out_ch, upscale)
+        self.slope = slope
+        self.subpel = subpel_conv(in_ch, out_ch, upscale)
         self.conv = conv3x3(out_ch, out_ch)
         self.igdn = GDN(out_ch, inverse=True)
-        self.skip = subpel_conv3x3(in_ch, out_ch, upscale)
+        self.skip = subpel_conv(in_ch, out_ch, upscale, skip_kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.leaky_relu(self.subpel(x), SLOPE, inplace=True)
+        out = F.leaky_relu(self.subpel(x), self.slope, inplace=True)
         return self.igdn(self.conv(out)) + self.skip(x)

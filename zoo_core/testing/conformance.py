@@ -23,6 +23,7 @@ import zoo_core as zoo
 from zoo_core import registry, weights
 from zoo_core.codec import Codec
 from zoo_core.container import Section, read
+from zoo_core.entropy.coder import LIKELIHOOD_BOUND
 from zoo_core.entropy.stream import Encoder
 from zoo_core.errors import RateError, UsageError, WrongWeightsError, ZooError
 from zoo_core.model import CodecModel, bits, read_latents, write_latents
@@ -99,6 +100,9 @@ class CodecConformance:
         tensor = torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             out = codec.model(tensor, torch.tensor([level]))
+        rarest = min(float(p.min()) for p in out["likelihoods"].values())
+        if codec.weights is None and rarest <= LIKELIHOOD_BOUND:
+            pytest.skip("random weights: symbols so rare that the estimate stops at its bound")
         estimate = float(bits(out["likelihoods"])) / 8
         _, sections = read(codec.encode(x, quality=level))
         assert len(sections[Section.SYMBOLS]) == pytest.approx(estimate, rel=0.01, abs=24)

@@ -38,5 +38,15 @@ class Recorder(Coder):
         self.steps.append(Step(name, mean.clone(), scale.clone()))
         return self._result(mean + (latent - mean).round())
 
+    def mixture(self, name, latent, parameters, gain=None):
+        self.steps.append(
+            Step(name, torch.cat([parameters.weight, parameters.mean], 1), parameters.scale.clone())
+        )
+        return self._result(latent.round())
+
+    def channels(self, name, latent, count, gain=None):
+        # Known to the decoder before the symbols, and no number that could carry poison.
+        return (latent.round() != 0).any(0).flatten(1).any(1)
+
     def _result(self, value: Tensor) -> Tensor:
         return torch.full_like(value, float("nan")) if self.poisoned == len(self.steps) - 1 else value

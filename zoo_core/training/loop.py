@@ -20,7 +20,8 @@ from zoo_core.entropy.factorized import FactorizedPrior
 from zoo_core.model import CodecModel, psnr_from_mse
 from zoo_core.training import checkpoint
 from zoo_core.training.data import RandomCrops
-from zoo_core.training.loss import LevelBalance, rate_distortion
+from zoo_core.training.loss import LevelBalance, distortion
+from zoo_core.training.objective import Objective
 from zoo_core.training.recipe import Recipe
 
 LEVELS = len(LAMBDAS)
@@ -37,6 +38,7 @@ class Trainer:
         folder: of the run; created.
         report: called with each log record (a dict).
         device: of the training, as torch names it.
+        objective: what to minimise; its own parameters learn with the model.
     """
 
     def __init__(
@@ -47,13 +49,18 @@ class Trainer:
         folder: Path,
         report: Callable[[dict], None] = lambda record: None,
         device: str | torch.device = "cpu",
+        objective: Objective | None = None,
     ):
         self.model = model.to(device).train()
+        self.objective = (objective or Objective()).to(device).train()
         self.crops, self.recipe, self.folder, self.report = crops, recipe, folder, report
         self.device = torch.device(device)
-        main = [p for n, p in model.named_parameters() if not n.endswith("quantiles")]
-        self.parameters = main
-        self.optimizer = torch.optim.Adam(main, recipe.learning_rate, foreach=True)
+        groups = _parameter_groups(model, self.objective)
+        self.parameters = [p for parameters in groups.values() for p in parameters]
+        self.factors = list(groups)
+        self.optimizer = torch.optim.Adam(
+            [{"params": parameters} for parameters in groups.values()], recipe.learning_rate, foreach=True
+        )
         self.priors = [m for m in model.modules() if isinstance(m, FactorizedPrior)]
         self.auxiliary = torch.optim.Adam([prior.quantiles for prior in self.priors], 1e-3)
         self.average = [p.detach().clone() for p in model.parameters()]
@@ -96,15 +103,15 @@ class Trainer:
 
     def train_step(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One optimiser step; returns level, loss, bpp and mse of each sample."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = self.learning_rate() * factor
+        self.objective.begin(self.model, self.step / self.recipe.steps)
         x = self.crops.batch(self.recipe.batch).to(self.device)
         level = self._levels().to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            out = self.model(x, level)
-        loss, bpp, mse = rate_distortion(x, out, level)
+            loss, bpp, mse = self.objective(self.model, x, level)
         self.optimizer.zero_grad(set_to_none=True)
-        self.balance(loss, loss - bpp, level).backward()
+        self.balance(loss, distortion(mse, level), level).backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
         if norm.isfinite():  # one broken batch must not poison weights and averages
             self.optimizer.step()
@@ -147,6 +154,7 @@ class Trainer:
         """Replace the run folder's checkpoint by the state after the last whole step."""
         state = {
             "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "auxiliary": self.auxiliary.state_dict(),
@@ -167,6 +175,7 @@ class Trainer:
             return False
         state = checkpoint.read(self.folder)
         self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         self.average = [tensor.to(self.device) for tensor in state["average"]]
         self.optimizer.load_state_dict(state["optimizer"])
         self.auxiliary.load_state_dict(state["auxiliary"])
@@ -195,6 +204,17 @@ class Trainer:
         with (self.folder / LOG_FILE).open("a") as log:
             log.write(json.dumps(record) + "\n")
         self.report(record)
+
+
+def _parameter_groups(model: CodecModel, objective: Objective) -> dict[float, list[nn.Parameter]]:
+    """Everything but the quantiles, by the factor on the learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not name.endswith("quantiles"):
+            groups.setdefault(objective.learning_rate_factor(name), []).append(parameter)
+    if helpers := list(objective.parameters()):
+        groups.setdefault(1.0, []).extend(helpers)
+    return groups
 
 
 def read_log(path: Path) -> list[dict]:

@@ -23,7 +23,12 @@ def rate_distortion(x: Tensor, out: dict, level: Tensor) -> tuple[Tensor, Tensor
     """
     bpp = bits_per_pixel(out["likelihoods"], x.shape[-2] * x.shape[-1])
     mse = (out["x_hat"].float() - x).square().mean(dim=(1, 2, 3))
-    return bpp + lambda_of(level) * 255**2 * mse, bpp, mse
+    return bpp + distortion(mse, level), bpp, mse
+
+
+def distortion(mse: Tensor, level: Tensor) -> Tensor:
+    """Mean squared errors (0..1) of samples, (B,), weighted as in the loss."""
+    return lambda_of(level) * 255**2 * mse
 
 
 class LevelBalance:

@@ -56,6 +56,7 @@ class RunConfig:
         settings: arguments of the factory that differ from the preset's.
         init: "block" for the method's own start, "none" for random weights, or a safetensors file; None
             for the method's own start where it has one.
+        objective: settings of the method's own objective.
         data: folder of the photos.
     """
 
@@ -63,6 +64,7 @@ class RunConfig:
     preset: str = "base"
     settings: Mapping[str, Any] = field(default_factory=dict)
     init: str | None = None
+    objective: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
     recipe: Recipe = field(default_factory=Recipe)
 

@@ -18,6 +18,7 @@ from zoo_core.training import checkpoint
 from zoo_core.training.data import RandomCrops, load_photos, near
 from zoo_core.training.initial import initialise
 from zoo_core.training.loop import Trainer
+from zoo_core.training.objective import build_objective
 from zoo_core.training.precision import bf16_pays
 from zoo_core.training.recipe import RunConfig
 
@@ -99,4 +100,5 @@ def _trainer(
 ) -> Trainer:
     recipe = config.recipe
     crops = RandomCrops(near(photos, device), recipe.crop, recipe.jitter, recipe.seed)
-    return Trainer(model, crops, recipe, folder, report, device)
+    objective = build_objective(registry.find(config.method, "codec"), model, config.objective)
+    return Trainer(model, crops, recipe, folder, report, device, objective)

@@ -21,16 +21,19 @@ import zoo_core as zoo
 import zoo_weconvene.entropy
 import zoo_weconvene.transform
 from zoo_core.entropy.coder import Coder
+from zoo_core.entropy.subbands import separate_slices
+from zoo_core.evaluation.cost import below, kmacs
 from zoo_core.layers.gdn import GDN
 from zoo_core.layers.rate import Gain
 from zoo_core.layers.residual import StridedPointwise
+from zoo_core.layers.skeleton import CoreDown
 from zoo_core.layers.wavelet import WAVELETS
 from zoo_core.model import CodecModel, bits, parameter_count
 from zoo_core.testing.pictures import picture
 from zoo_weconvene import BASE, PAPER_PRESET
-from zoo_weconvene.entropy import SliceNets, WeConveneEntropy
+from zoo_weconvene.entropy import WeConveneEntropy
 from zoo_weconvene.model import build, start
-from zoo_weconvene.transform import WeCore, WeDown
+from zoo_weconvene.transform import WeCore
 
 SMALL = {
     "stem": (6, 1),
@@ -86,35 +89,12 @@ def on_meta(**arguments: object) -> CodecModel:
         return build(**arguments).eval()
 
 
-def kmacs(model: CodecModel) -> Counter[str]:
-    """Thousands of multiplications per pixel of the picture, by name of the layer."""
-    found: Counter[str] = Counter()
-
-    def hook(name: str):
-        def count(module: nn.Module, _inputs: object, out: Tensor) -> None:
-            weight = module.gamma if isinstance(module, GDN) else module.weight
-            per_sample = weight.numel() // weight.shape[0]
-            found[name] += out.numel() * per_sample / SIDE**2 / 1000
-
-        return count
-
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, GDN)):
-            module.register_forward_hook(hook(name))
-    walk(model, SIDE, SIDE)
-    return found
-
-
 def walk(model: CodecModel, height: int, width: int) -> tuple[tuple[Tensor, ...], Shapes, Tensor]:
     """Latents, steps and reconstruction of a picture of that size, on the meta device."""
     latents = model.transform.analysis(torch.empty(1, 3, height, width, device="meta"))
     coder, level = Shapes(), torch.empty(1, device="meta")
     shapes = model.transform.latent_shapes(height, width)
     return latents, coder, model.transform.synthesis(model.entropy_model.code(coder, latents, shapes, level))
-
-
-def below(costs: Counter[str], prefix: str) -> float:
-    return sum(value for name, value in costs.items() if name.startswith(prefix + "."))
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +239,7 @@ def test_neutral_core_is_the_identity(wavelet: str, size: tuple[int, int], inver
 
 
 def test_neutral_block_is_convolution_and_skip() -> None:
-    block = WeDown(3, 4, "9/7")
+    block = CoreDown(3, 4, WeCore(4, "9/7", inverse=False))
     neutral(block.core)
     x = torch.randn(1, 3, 10, 12)
     wanted = nn.functional.leaky_relu(block.conv1(x), 0.01) + block.skip(x)
@@ -364,9 +344,9 @@ def test_causality(disturbed: int) -> None:
 @pytest.mark.parametrize("step", [None, 2.5])
 def test_residual_prediction_is_bounded_by_half_a_step(step: float | None) -> None:
     torch.manual_seed(0)
-    nets = SliceNets(inputs=8, width=4, support=8, extra=0, attention=(8, 1), context=((8, 8), (3, 3, 3)))
+    group = separate_slices([4], inputs=8, support=8, attention=(8, 1), context=((8, 8), (3, 3, 3)))
     with torch.no_grad():
-        nets.lrp[-1].weight.mul_(1e4)
+        group.slices[0].lrp[-1].weight.mul_(1e4)
     returned: list[Tensor] = []
 
     class Noting(Perturbed):
@@ -377,7 +357,7 @@ def test_residual_prediction_is_bounded_by_half_a_step(step: float | None) -> No
     gain = None if step is None else Gain(torch.full((1, 4, 1, 1), 1 / step), torch.full((1, 4, 1, 1), step))
     supports = (torch.randn(1, 8, 6, 6), torch.randn(1, 8, 6, 6))
     with torch.inference_mode():
-        out = nets.code(Noting(), torch.randn(1, 4, 6, 6), supports, None, gain)
+        out = group.code(Noting(), "y", torch.randn(1, 4, 6, 6), supports, gain)
     correction = (out - returned[0]).abs().max()
     assert float(correction) == pytest.approx(0.5 * (step or 1), rel=1e-5)  # reached, and not exceeded
 

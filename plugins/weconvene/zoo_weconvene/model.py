@@ -6,7 +6,7 @@ from typing import Any
 
 from zoo_core.model import CodecModel
 from zoo_weconvene.entropy import WeConveneEntropy
-from zoo_weconvene.start import block_transform as start  # noqa: F401 (zoo train looks for it here)
+from zoo_weconvene.start import start  # noqa: F401 (zoo train looks for it here)
 from zoo_weconvene.transform import WeConveneTransform
 
 

@@ -1,30 +1,19 @@
 """Analysis and synthesis with convolutions in the wavelet domain (WeConv; WeConvene section 3).
 
-    x (3, H, W) -> [stem at full size] -> WeDown -> RBs -> WeDown -> RBs -> conv, stride 2 -> y (M, H/8, W/8)
-    y -> RBU(1) -> RBs -> WeUp -> RBs -> WeUp -> RBs -> subpel -> x_hat (3, H, W)
-
 The paper's stem (residual blocks at full size) holds 70 % of the analysis' multiplications; the base
-preset starts with the first WeDown instead.
+preset starts with the first halving instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_core.interfaces import Shape, Transform
 from zoo_core.layers.gdn import GDN
-from zoo_core.layers.residual import (
-    SLOPE,
-    PreciseConv2d,
-    ResidualBlock,
-    ResidualBlockUpsample,
-    ResidualBlockWithStride,
-    StridedPointwise,
-    conv3x3,
-    subpel_conv3x3,
-)
+from zoo_core.layers.residual import conv3x3
+from zoo_core.layers.skeleton import ResidualTransform
 from zoo_core.layers.wavelet import dwt2, idwt2
 
 
@@ -49,58 +38,16 @@ class WeCore(nn.Module):
         return idwt2(low, lh, hl, hh, x.shape[-2:], self.wavelet)
 
 
-class WeDown(nn.Module):
-    """(B, in, H, W) -> (B, out, H/2, W/2): strided residual block whose second convolution is a WeCore."""
-
-    def __init__(self, in_ch: int, out_ch: int, wavelet: str):
-        super().__init__()
-        self.conv1 = conv3x3(in_ch, out_ch, 2)
-        self.core = WeCore(out_ch, wavelet, inverse=False)
-        self.skip = StridedPointwise(in_ch, out_ch, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.core(F.leaky_relu(self.conv1(x), SLOPE, inplace=True)) + self.skip(x)
+def cores(wavelet: str | None) -> Callable[[int, bool], nn.Module] | None:
+    """Maker of the cores of all blocks; None, for plain blocks, if there is no wavelet."""
+    return None if wavelet is None else lambda channels, inverse: WeCore(channels, wavelet, inverse)
 
 
-class WeUp(nn.Module):
-    """(B, in, H, W) -> (B, out, 2H, 2W): upsampling residual block whose second convolution is a WeCore."""
+class WeConveneTransform(ResidualTransform):
+    """Pictures to one latent at an eighth of the size; arguments as in `ResidualTransform`.
 
-    def __init__(self, in_ch: int, out_ch: int, wavelet: str):
-        super().__init__()
-        self.subpel = subpel_conv3x3(in_ch, out_ch, 2)
-        self.core = WeCore(out_ch, wavelet, inverse=True)
-        self.skip = subpel_conv3x3(in_ch, out_ch, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.core(F.leaky_relu(self.subpel(x), SLOPE, inplace=True)) + self.skip(x)
-
-
-def down(in_ch: int, out_ch: int, wavelet: str | None) -> nn.Module:
-    """Halve the size: WeDown, or the plain block of the ablation if there is no wavelet."""
-    return WeDown(in_ch, out_ch, wavelet) if wavelet else ResidualBlockWithStride(in_ch, out_ch, 2)
-
-
-def up(in_ch: int, out_ch: int, wavelet: str | None) -> nn.Module:
-    """Double the size: WeUp, or the plain block of the ablation if there is no wavelet."""
-    return WeUp(in_ch, out_ch, wavelet) if wavelet else ResidualBlockUpsample(in_ch, out_ch, 2)
-
-
-def blocks(channels: int, count: int) -> list[nn.Module]:
-    return [ResidualBlock(channels) for _ in range(count)]
-
-
-class WeConveneTransform(Transform):
-    """Pictures to one latent at an eighth of the size.
-
-    Args:
-        stages: (channels, residual blocks) at 1/2 and at 1/4 of the size.
-        top: channels of the synthesis at 1/8.
-        latent: channels M of y.
-        stem: (channels, residual blocks) at full size; None to start with the first WeDown.
-        wavelet: of the WeConv blocks; None for the ablation without them.
+    `wavelet` is that of the WeConv blocks; None for the ablation without them.
     """
-
-    downscale = 8
 
     def __init__(
         self,
@@ -110,36 +57,4 @@ class WeConveneTransform(Transform):
         stem: tuple[int, int] | None = None,
         wavelet: str | None = "haar",
     ):
-        super().__init__()
-        self.latent = latent
-        (half, half_blocks), (quarter, quarter_blocks) = stages
-        first, stem_layers = 3, []
-        if stem is not None:
-            first = stem[0]
-            stem_layers = [ResidualBlockWithStride(3, first, 1), *blocks(*stem)]
-        self.g_a = nn.Sequential(
-            *stem_layers,
-            down(first, half, wavelet),
-            *blocks(half, half_blocks),
-            down(half, quarter, wavelet),
-            *blocks(quarter, quarter_blocks),
-            PreciseConv2d(quarter, latent, 3, 2, 1),
-        )
-        self.g_s = nn.Sequential(
-            ResidualBlockUpsample(latent, top, 1),
-            *blocks(top, quarter_blocks),
-            up(top, quarter, wavelet),
-            *blocks(quarter, quarter_blocks),
-            up(quarter, half, wavelet),
-            *blocks(half, half_blocks),
-            subpel_conv3x3(half, 3, 2, precise=True),
-        )
-
-    def analysis(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (self.g_a(x),)
-
-    def synthesis(self, latents: tuple[Tensor, ...]) -> Tensor:
-        return self.g_s(latents[0])
-
-    def latent_shapes(self, height: int, width: int) -> tuple[Shape, ...]:
-        return ((self.latent, height // 8, width // 8),)
+        super().__init__(stages, top, latent, stem, cores(wavelet))

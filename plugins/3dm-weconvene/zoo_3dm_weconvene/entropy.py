@@ -1,0 +1,115 @@
+"""Entropy model in the domain of a 3-D wavelet transform of the latent (3DWeChARM).
+
+One DWT along the channels of y, one level in space of each half; all slices of the low group are coded
+before any of the high group. Which coefficients count as low is not readable in the paper: here LL of both
+halves of the channels, that of the low half first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zoo_3dm_weconvene.transform import CHANNELS, cores
+from zoo_core.entropy.subbands import SubbandEntropy, Subbands, separate_slices
+from zoo_core.errors import UsageError
+from zoo_core.layers.skeleton import resamplers
+from zoo_core.layers.wavelet import dwt, dwt2, idwt, idwt2
+
+NAMES = ("y_low", "y_high")
+"""Likelihoods of the two groups."""
+
+
+class Bands3D(Subbands):
+    """LL of both channel halves, then LH, HL, HH, each with the low channel half first.
+
+    Args:
+        latent: channels of y, even.
+        lf_def: "spatial_ll", or "channel_low_ll" for LL of the low channel half alone as the low group.
+    """
+
+    def __init__(self, latent: int, wavelet: str, lf_def: str = "spatial_ll"):
+        if lf_def not in ("spatial_ll", "channel_low_ll"):
+            raise UsageError(f"lf_def={lf_def!r}: choose spatial_ll or channel_low_ll")
+        self.wavelet = wavelet
+        self.half = latent // 2
+        self.low = latent if lf_def == "spatial_ll" else self.half
+        self.high = 4 * latent - self.low
+
+    def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        parts = dwt(y, CHANNELS, self.wavelet)  # 2 x (B, M/2, H, W)
+        bands = zip(
+            *(dwt2(part, self.wavelet) for part in parts), strict=True
+        )  # LL, LH, HL, HH; low, high each
+        ordered = torch.cat([half for band in bands for half in band], 1)  # (B, 4M, H/2, W/2)
+        return ordered[:, : self.low], ordered[:, self.low :]
+
+    def join(self, low: Tensor, high: Tensor, size: tuple[int, int]) -> Tensor:
+        bands = torch.cat([low, high], 1).split(self.half, 1)  # LLl, LLh, LHl, LHh, HLl, HLh, HHl, HHh
+        parts = (idwt2(*bands[i::2], size, self.wavelet) for i in range(2))
+        return idwt(*parts, CHANNELS, self.wavelet)
+
+
+class Entropy3D(SubbandEntropy):
+    """Hyperprior and 3DWeChARM.
+
+    Args:
+        latent: channels M of y, even. hyper: width of the hyper transforms, with `hyper_blocks` residual blocks.
+        hyper_latent: channels Z of z. params: channels P of the hyper features.
+        low_slices: equal slices of the low group; a slice of the high group is one subband of one channel half.
+        attention, attention_units: width and depth of the attention of the low slices, of the high ones too
+            with `hf_attention`.
+        context, context_kernels: widths and kernel sizes of the parameter networks.
+        wavelet, levels, hf_kernel, channel_dwt: of the hyper transforms' cores; no wavelet for plain blocks.
+        entropy_wavelet: of y; None for the ablation without 3DWeChARM (one group at H/8, in space).
+        lf_def: see `Bands3D`.
+        variable_rate: one set of weights for all levels, by gains.
+    """
+
+    def __init__(
+        self,
+        latent: int,
+        hyper: int,
+        hyper_latent: int,
+        params: int,
+        low_slices: int,
+        attention: int,
+        attention_units: int,
+        context: tuple[int, int],
+        context_kernels: tuple[int, int, int],
+        hyper_blocks: int = 1,
+        wavelet: str | None = "9/7",
+        levels: int = 2,
+        hf_kernel: int = 1,
+        channel_dwt: bool = True,
+        entropy_wavelet: str | None = "9/7",
+        lf_def: str = "spatial_ll",
+        hf_attention: bool = False,
+        variable_rate: bool = False,
+    ):
+        bands = Bands3D(latent, entropy_wavelet, lf_def) if entropy_wavelet else None
+        attend, nets = (attention, attention_units), (context, context_kernels)
+        channels = bands.low if bands else latent
+        low = separate_slices([channels // low_slices] * low_slices, params, params, attend, nets)
+        high = None
+        if bands is not None:
+            widths = [bands.half] * (bands.high // bands.half)
+            seen = params + bands.low
+            if (
+                hf_attention
+            ):  # narrows the context to `params`, so the residual prediction sees the low group again
+                high = separate_slices(widths, seen, params, attend, nets, extra=(params, bands.low))
+            else:
+                high = separate_slices(widths, seen, seen, None, nets)
+        super().__init__(
+            latent,
+            bands,
+            (low, high),
+            resamplers(cores(wavelet, levels, hf_kernel, channel_dwt)),
+            hyper,
+            hyper_latent,
+            params,
+            hyper_blocks,
+            variable_rate,
+            NAMES,
+        )

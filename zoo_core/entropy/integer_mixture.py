@@ -1,0 +1,253 @@
+"""Mixtures in integers: equal on every machine once their parameters are rounded to a grid.
+
+Weights count 4096ths, means 64ths, and scales are one of 128 spaced logarithmically. One table for each
+family holds the cumulative function of its standard form, and everything after the rounding is integer
+arithmetic below 2^31. Only the rounding sees floating-point numbers; the coder lists every value that lies
+too close to a border of the grid (the calibration section).
+
+The tables ship as integers in `mixture_tables.npz`, because exp and erfc differ in their last bits between
+libraries. `python -m zoo_core.entropy.integer_mixture FILE` writes that file anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo_core.entropy.mixture import FAMILIES, SCALE_BOUND, MixtureParameters
+from zoo_core.errors import MismatchError
+
+WEIGHT_TOTAL = 1 << 12
+MEAN_STEPS = 64
+MAX_MEAN = 256
+SCALES = 128
+MAX_SCALE = 256.0
+LOG_STEP = math.log(MAX_SCALE / SCALE_BOUND) / (SCALES - 1)
+
+_TOP = (1 << 18) - 8
+"""Last value of a cumulative table. The 8 leave room for one unit of 2^-24 for each slot of a window."""
+_RESOLUTION = 512
+"""Entries of a cumulative table per unit of scale."""
+_REACH = 14 * _RESOLUTION
+"""Tables end at 14 scales from the mean, where all are within half a unit of their limit."""
+_INVERSE_BITS = 9
+MASS = _TOP * WEIGHT_TOTAL
+"""The whole mass of a mixture, just below 2^30."""
+
+PRECISION = 24
+HALF_WIDTHS = (1, 3, 7, 15, 31, 63, 127, 255)
+"""Windows hold the symbols centre - h, ..., centre + h; with the escape they have a power of two of slots."""
+OUTSIDE = MASS >> 15
+"""A window leaves at most this mass to the escape, unless it is the widest."""
+_CELLS = 1 << 20
+"""Frequencies that a decoder builds at once."""
+
+_FILE = Path(__file__).with_name("mixture_tables.npz")
+
+
+@functools.cache
+def cumulative_tables() -> dict[str, Tensor]:
+    """Cumulative function of each family at -14, ..., 14 scales, int32 (14337,) from 0 to 2^18 - 8."""
+    with np.load(_FILE) as data:
+        steps = data["steps"].astype(np.int32)  # (3, 7168)
+    middle = np.full((len(FAMILIES), 1), _TOP // 2, np.int32)
+    upper = middle + np.cumsum(steps, 1, dtype=np.int32)
+    tables = np.concatenate([(_TOP - upper)[:, ::-1], middle, upper], 1)
+    return {family: torch.from_numpy(table) for family, table in zip(FAMILIES, tables, strict=True)}
+
+
+@functools.cache
+def inverse_scales() -> Tensor:
+    """Table entries per 64th of a symbol for each scale, times 2^9; int32 (128,)."""
+    with np.load(_FILE) as data:
+        return torch.from_numpy(data["inverses"].astype(np.int32))
+
+
+def grid_positions(parameters: MixtureParameters) -> Tensor:
+    """Weights, means and scales in units of their grids, float64 (3K, N), to be rounded to the nearest.
+
+    Raises:
+        MismatchError: a parameter is not a number.
+    """
+    weight, mean, scale = (
+        x.movedim(1, 0).flatten(1) for x in (parameters.weight, parameters.mean, parameters.scale)
+    )
+    position = torch.cat(
+        [
+            (weight * WEIGHT_TOTAL).clamp(0, WEIGHT_TOTAL),
+            (mean * MEAN_STEPS).clamp(-MAX_MEAN * MEAN_STEPS, MAX_MEAN * MEAN_STEPS),
+            (scale.clamp(SCALE_BOUND, MAX_SCALE) / SCALE_BOUND).log_().div_(LOG_STEP),
+        ]
+    )
+    # One sum tells whether any value is NaN: infinite ones were clamped.
+    if not bool(position.sum().isfinite()):
+        raise MismatchError("the entropy parameters are not finite: the weights do not fit this picture")
+    return position
+
+
+def rounding(position: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Integers below, whether the nearest is the one above (uint8), and where that is close; all flat.
+
+    Close are positions (indices into the flat tensor) that lie within margin * (1 + their size) of the border
+    between the two integers.
+    """
+    position = position.reshape(-1)
+    below = position.floor()
+    excess = position - below - 0.5
+    close = (excess.abs() < margin * (1 + position.abs())).nonzero()[:, 0]
+    return below.to(torch.int32), (excess >= 0).to(torch.uint8), close
+
+
+class IntegerMixture:
+    """Mixtures of N symbols.
+
+    Attributes:
+        families: of the K components.
+        weight: (K, N), sums to 4096. mean: (K, N) in 64ths. inverse: (K, N), see `inverse_scales`.
+    """
+
+    def __init__(self, families: tuple[str, ...], rounded: Tensor):
+        """`rounded`: the integers nearest to `grid_positions`, int32 (3K, N)."""
+        self.families = families
+        weight, mean, scale = rounded.chunk(3)
+        self.weight = weight.clone()
+        # What rounding left over goes to the first of the largest weights.
+        largest = self.weight.argmax(0, keepdim=True)
+        rest = WEIGHT_TOTAL - self.weight.sum(0, keepdim=True, dtype=torch.int32)
+        self.weight.scatter_add_(0, largest, rest)
+        self.mean = mean
+        self.inverse = inverse_scales()[scale.long()]
+
+    @classmethod
+    def nearest(cls, parameters: MixtureParameters) -> IntegerMixture:
+        """The mixture as an encoder rounds it, for estimates."""
+        position = grid_positions(parameters.to(torch.float64))
+        below, above, _ = rounding(position, 0.0)
+        return cls(parameters.families, (below + above).view_as(position))
+
+    def take(self, where: Tensor) -> IntegerMixture:
+        """The mixtures of some symbols, by index or mask."""
+        part = object.__new__(IntegerMixture)
+        part.families = self.families
+        part.weight, part.mean, part.inverse = (x[:, where] for x in (self.weight, self.mean, self.inverse))
+        return part
+
+    def mass_below(self, symbol: Tensor) -> Tensor:
+        """Mass below symbol - 1/2, int32 from 0 to MASS, for symbols (N,) or (N, S) within +-512."""
+        edge = symbol * MEAN_STEPS - MEAN_STEPS // 2
+        total = torch.zeros_like(edge)
+        for k, family in enumerate(self.families):
+            weight, mean, inverse = (x[k].view(-1, *(1,) * (symbol.dim() - 1)) for x in self._arrays)
+            # Offset from the mean in entries of the table, rounded: below 2^31 in between.
+            entry = (
+                (edge - mean).mul_(inverse).add_(1 << (_INVERSE_BITS - 1)).bitwise_right_shift_(_INVERSE_BITS)
+            )
+            entry.clamp_(-_REACH, _REACH).add_(_REACH)
+            total.addcmul_(weight, cumulative_tables()[family].index_select(0, entry.view(-1)).view_as(entry))
+        return total
+
+    @property
+    def _arrays(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.weight, self.mean, self.inverse
+
+    @property
+    def centre(self) -> Tensor:
+        """Nearest symbol to the mean of each mixture, int32 (N,)."""
+        shift = WEIGHT_TOTAL * MEAN_STEPS
+        total = (self.weight * self.mean).sum(0, dtype=torch.int32)
+        return total.add_(shift // 2).div_(shift, rounding_mode="floor")
+
+    def certain(self) -> Tensor:
+        """Where the symbol is 0 beyond doubt, so that nothing is coded; bool (N,)."""
+        return (self.centre == 0) & self._fits(self.centre, 0)
+
+    def _fits(self, centre: Tensor, half: int) -> Tensor:
+        """Where little mass lies outside of centre - half, ..., centre + half."""
+        outside = MASS - self.mass_below(centre + (half + 1)) + self.mass_below(centre - half)
+        return outside <= OUTSIDE
+
+    def windows(self) -> list[Window]:
+        """All symbols that are coded, sorted by the size of their window, the narrow ones first.
+
+        The window of a symbol lies around the mean of its mixture, and is the narrowest that leaves little
+        mass outside.
+        """
+        where = (~self.certain()).nonzero()[:, 0]
+        rest, found = self.take(where), []
+        for half in HALF_WIDTHS:
+            centre = rest.centre
+            fits = (
+                rest._fits(centre, half)
+                if half < HALF_WIDTHS[-1]
+                else torch.ones_like(centre, dtype=torch.bool)
+            )
+            found.append(Window(half, where[fits], centre[fits] - half, rest.take(fits)))
+            where, rest = where[~fits], rest.take(~fits)
+        return found
+
+
+@dataclass
+class Window:
+    """The symbols that share a size of window.
+
+    Attributes:
+        half: the window holds 2 half + 1 symbols.
+        where: their indices. first: first symbol of each window, int32. mixture: of these symbols.
+    """
+
+    half: int
+    where: Tensor
+    first: Tensor
+    mixture: IntegerMixture
+
+    @property
+    def escape(self) -> int:
+        """Slot of the escape, the last one."""
+        return 2 * self.half + 1
+
+    def interval(self, slot: Tensor) -> tuple[Tensor, Tensor]:
+        """Start and end of a slot of each symbol, on the scale of 2^24."""
+        base = self.mixture.mass_below(self.first)
+        start, end = (
+            (self.mixture.mass_below(self.first + s) - base).bitwise_right_shift_(6).add_(s)
+            for s in (slot, slot + 1)
+        )
+        return start, end.masked_fill_(slot == self.escape, 1 << PRECISION)
+
+    def frequencies(self, start: int, stop: int) -> Tensor:
+        """Frequencies of all slots of symbols start to stop, (n, 2 half + 2); they sum to 2^24."""
+        mixture = self.mixture.take(torch.arange(start, stop))
+        slots = torch.arange(self.escape + 1, dtype=torch.int32)
+        mass = mixture.mass_below(self.first[start:stop, None] + slots)
+        starts = (mass - mass[:, :1]).bitwise_right_shift_(6).add_(slots)
+        return torch.diff(starts, append=torch.full((len(mass), 1), 1 << PRECISION, dtype=torch.int32))
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """Ranges of symbols whose frequencies fit into a limited memory."""
+        size = _CELLS // (self.escape + 1)
+        return [(i, min(i + size, len(self.where))) for i in range(0, len(self.where), size)]
+
+
+def build_tables() -> tuple[np.ndarray, np.ndarray]:
+    """Steps of the upper halves of the cumulative tables, (3, 7168), and the inverse scales, (128,)."""
+    halves = {
+        "normal": lambda u: 0.5 * math.erf(u * math.sqrt(0.5)),
+        "laplace": lambda u: -0.5 * math.expm1(-u),
+        "logistic": lambda u: 0.5 * math.tanh(u / 2),
+    }
+    rows = [[round(_TOP * halves[f](i / _RESOLUTION)) for i in range(_REACH + 1)] for f in FAMILIES]
+    per_symbol = _RESOLUTION / MEAN_STEPS * (1 << _INVERSE_BITS)
+    inverses = [round(per_symbol / (SCALE_BOUND * math.exp(i * LOG_STEP))) for i in range(SCALES)]
+    return np.diff(np.array(rows)).astype(np.uint16), np.array(inverses).astype(np.uint16)
+
+
+if __name__ == "__main__":
+    built_steps, built_inverses = build_tables()
+    np.savez_compressed(sys.argv[1], steps=built_steps, inverses=built_inverses)

@@ -1,0 +1,64 @@
+"""What a run minimises: rate plus lambda times distortion, and what a method adds in training only.
+
+A method that adds terms, schedules, frozen phases or helper networks derives from `Objective` and offers a
+function `objective(model, **settings)` in the module that holds its factory; the settings come from
+`zoo train --objective key=value`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from zoo_core.errors import UsageError
+from zoo_core.hooks import Entry
+from zoo_core.model import CodecModel
+from zoo_core.training.loss import rate_distortion
+
+
+class Terms(NamedTuple):
+    """Of each sample, (B,) each: what is minimised, bits per pixel, and mean squared error (0..1)."""
+
+    loss: Tensor
+    bpp: Tensor
+    mse: Tensor
+
+
+class Objective(nn.Module):
+    """bpp + lambda * 255^2 * MSE.
+
+    Submodules of a derived class are networks that only training needs: they learn with the model and are
+    kept in checkpoints, and no published weights contain them.
+    """
+
+    def begin(self, model: CodecModel, progress: float) -> None:
+        """Called before each step with the share of the run that is done, 0 to 1: schedules, freezing."""
+
+    def forward(self, model: CodecModel, x: Tensor, level: Tensor) -> Terms:
+        """x (B, 3, H, W) in [0, 1], level (B,) -> the terms of each sample."""
+        return Terms(*rate_distortion(x, model(x, level), level))
+
+    def learning_rate_factor(self, name: str) -> float:
+        """Factor on the learning rate of the model's parameter `name`."""
+        return 1.0
+
+
+def build_objective(entry: Entry, model: CodecModel, settings: Mapping[str, Any]) -> Objective:
+    """The method's own objective, or the plain one.
+
+    Raises:
+        UsageError: the method's objective does not take the settings.
+    """
+    make = getattr(importlib.import_module(entry.factory.partition(":")[0]), "objective", None)
+    if make is None and not settings:
+        return Objective()
+    given = ", ".join(f"{key}={value}" for key, value in settings.items())
+    if make is None:
+        raise UsageError(f"{entry.name!r} has no objective of its own that could take {given}")
+    try:
+        return make(model, **settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the objective of {entry.name!r} does not take {given}: {error}") from error
