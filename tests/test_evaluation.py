@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 import zoo_core
 from zoo_core import cli, registry
@@ -24,16 +26,63 @@ from zoo_core.cli import bench as bench_command
 from zoo_core.cli import eval as eval_command
 from zoo_core.errors import UsageError, WeightsNotFoundError, ZooError
 from zoo_core.evaluation import anchors, benchmark, figure, memory, metrics, startup, synthetic
+from zoo_core.evaluation.cost import cost
 from zoo_core.evaluation.curves import Curve, reference
 from zoo_core.evaluation.evaluate import LearnedCodec, evaluate
 from zoo_core.evaluation.report import Report, to_json, to_text
 from zoo_core.hooks import Entry
+from zoo_core.interfaces import EntropyModel, Transform
+from zoo_core.layers.gdn import GDN
+from zoo_core.model import CodecModel
+
+
+class TinyTransform(Transform):
+    """One convolution each way: 3 * 4 * 2 * 2 products for four pixels, down and up."""
+
+    downscale = 2
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.down = nn.Conv2d(3, channels, 2, 2)
+        self.up = nn.ConvTranspose2d(channels, 3, 2, 2)
+
+    def analysis(self, x):
+        return (self.down(x),)
+
+    def synthesis(self, latents):
+        return self.up(latents[0])
+
+    def latent_shapes(self, height, width):
+        return ((self.down.out_channels, height // 2, width // 2),)
+
+
+class TinyEntropy(EntropyModel):
+    """No context, one 1x1 convolution with GDN on constants: 4 * 4 and 4 * 4 products for four pixels."""
+
+    downscale = 1
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.latent_channels = (channels,)
+        self.net = nn.Sequential(nn.Conv2d(channels, channels, 1), GDN(channels))
+
+    def update(self):
+        pass
+
+    def code(self, coder, latents, shapes, level):
+        scale = self.net(torch.zeros_like(latents[0]))
+        return (coder.gaussian("y", latents[0], torch.zeros_like(scale), scale),)
+
+
+def tiny_model(channels: int) -> CodecModel:
+    return CodecModel(TinyTransform(channels), TinyEntropy(channels))
 
 
 class RoundingCodec:
     """Rounds pixels to multiples of 2^(7 - level) and zips them: rate and quality rise with the level."""
 
     weights = None
+    entry, preset = Entry("tiny", "codec", f"{__name__}:tiny_model", {"base": {"channels": 4}}), "base"
 
     def encode(self, image: np.ndarray | Path, *, quality: float = 3) -> bytes:
         pixels = np.asarray(Image.open(image)) if isinstance(image, Path) else image
@@ -238,7 +287,7 @@ def test_json_holds_every_picture_and_strict_numbers(report: Report) -> None:
 
 def test_infinite_quality_is_null_in_json(pictures: list[Path]) -> None:
     class Lossless:
-        name, title, version, suffix, levels = "raw", "raw", "1", ".raw", (1.0,)
+        name, title, version, suffix, levels, cost = "raw", "raw", "1", ".raw", (1.0,), None
 
         def encode(self, pixels: np.ndarray, level: float) -> bytes:
             buffer = io.BytesIO()
@@ -267,6 +316,24 @@ def test_tables_show_what_was_measured(report: Report) -> None:
     assert "| codec | jpeg | chwdta | jpeg (here) |" in markdown
     assert "these pictures differ" in text
     assert report.command in text and f"`{report.command}`" in markdown
+
+
+def test_cost_counts_the_products_of_each_part() -> None:
+    found = cost(RoundingCodec.entry)
+    assert found.parameters == 2 * 48 + 4 + 3 + 16 + 4 + 16 + 4
+    assert 1000 * found.analysis == pytest.approx(12) and 1000 * found.synthesis == pytest.approx(12)
+    assert 1000 * found.entropy_model == pytest.approx(8)
+    assert 1000 * found.kmacs == pytest.approx(32)
+
+
+def test_table_of_codecs_sets_cost_beside_gain(report: Report) -> None:
+    text = to_text(report)
+    value = next(c.result.value for c in report.comparisons("psnr") if c.against == "jpeg (here)")
+    row = next(line for line in text.splitlines() if line.startswith("rounding") and " M " in line)
+    assert row.split()[1:4] == ["0.00", "M", "0.0"]
+    assert f"{value:+.2f}" in row.split()
+    assert json.loads(to_json(report))["codecs"][0]["cost"]["kmacs"] == pytest.approx(0.032)
+    assert json.loads(to_json(report))["anchors"][0]["cost"] is None
 
 
 def test_kodak_is_recognised(report: Report) -> None:

@@ -43,6 +43,11 @@ class Anchor:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def cost(self) -> None:
+        """A classical codec has no network to count."""
+        return None
+
+    @property
     def version(self) -> str:
         """Pillow and the library inside it that does the work; JPEG XL's own is not told."""
         library = _LIBRARIES.get(self.format)

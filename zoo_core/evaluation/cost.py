@@ -1,22 +1,77 @@
-"""What a model costs: multiplications per pixel, counted layer by layer without computing anything."""
+"""What a model costs: parameters, and multiplications per pixel, counted without computing anything.
+
+Models are built on torch's meta device, where tensors have shapes only. Convolutions and GDN's 1x1 products
+are counted, without biases, activations and wavelet transforms, as the field does.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core import registry
+from zoo_core.hooks import Entry
 from zoo_core.layers.gdn import GDN
-from zoo_core.model import CodecModel
+from zoo_core.model import CodecModel, parameter_count
+
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, GDN)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, and thousands of multiplications per pixel of each part of a model."""
+
+    parameters: int
+    analysis: float
+    synthesis: float
+    entropy_model: float
+
+    @property
+    def kmacs(self) -> float:
+        """All together."""
+        return self.analysis + self.synthesis + self.entropy_model
+
+
+def cost(entry: Entry, preset: str = "base") -> Cost:
+    """What the model of a registered codec costs."""
+    with torch.device("meta"):
+        model = registry.build(entry, preset).eval()
+    x, level = _picture(256)
+    with _counting(model, 256) as found:
+        latents, _ = model.estimate(x, level)
+        before = found.total()
+        model.transform.synthesis(latents)
+    entropy_model = below(found, "entropy_model")
+    return Cost(parameter_count(model), before - entropy_model, found.total() - before, entropy_model)
 
 
 def kmacs(model: CodecModel, side: int = 256) -> Counter[str]:
     """Thousands of multiplications per pixel of a picture of `side` x `side`, by name of the layer.
 
-    Convolutions and GDN's 1x1 products are counted, without biases, activations and wavelet transforms, as
-    the field does. `model` lies on the meta device (built under `torch.device("meta")`).
+    `model` was built under `torch.device("meta")`.
     """
+    with _counting(model, side) as found:
+        model.eval()(*_picture(side))
+    return found
+
+
+def below(costs: Counter[str], prefix: str) -> float:
+    """Sum over all layers of the module `prefix`."""
+    return sum(value for name, value in costs.items() if name.startswith(prefix + "."))
+
+
+def _picture(side: int) -> tuple[Tensor, Tensor]:
+    return torch.empty(1, 3, side, side, device="meta"), torch.empty(1, device="meta")
+
+
+@contextmanager
+def _counting(model: CodecModel, side: int) -> Iterator[Counter[str]]:
+    """Counts the products of every layer that is called."""
     found: Counter[str] = Counter()
 
     def hook(name: str):
@@ -25,23 +80,13 @@ def kmacs(model: CodecModel, side: int = 256) -> Counter[str]:
 
         return count
 
-    layers = (nn.Conv2d, nn.ConvTranspose2d, GDN)
-    handles = [
-        module.register_forward_hook(hook(name))
-        for name, module in model.named_modules()
-        if isinstance(module, layers)
-    ]
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _LAYERS)]
+    handles = [module.register_forward_hook(hook(name)) for name, module in layers]
     try:
-        model.eval()(torch.empty(1, 3, side, side, device="meta"), torch.empty(1, device="meta"))
+        yield found
     finally:
         for handle in handles:
             handle.remove()
-    return found
-
-
-def below(costs: Counter[str], prefix: str) -> float:
-    """Sum over all layers of the module `prefix`."""
-    return sum(value for name, value in costs.items() if name.startswith(prefix + "."))
 
 
 def _products(module: nn.Module, x: Tensor, out: Tensor) -> int:

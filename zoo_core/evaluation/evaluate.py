@@ -24,6 +24,7 @@ from zoo_core import images
 from zoo_core.constants import LAMBDAS
 from zoo_core.errors import ZooError
 from zoo_core.evaluation import memory, metrics
+from zoo_core.evaluation.cost import Cost, cost
 from zoo_core.evaluation.curves import Curve
 from zoo_core.evaluation.watch import Watch, watch_nothing
 
@@ -52,6 +53,9 @@ class Subject(Protocol):
 
     @property
     def levels(self) -> Sequence[float]: ...
+
+    @property
+    def cost(self) -> Cost | None: ...
 
     def encode(self, pixels: np.ndarray, level: float) -> bytes: ...
 
@@ -84,6 +88,10 @@ class LearnedCodec:
     @property
     def version(self) -> str:
         return f"weights {self.codec.weights.sha256}" if self.codec.weights else "random weights"
+
+    @property
+    def cost(self) -> Cost:
+        return cost(self.codec.entry, self.codec.preset)
 
     def encode(self, pixels: np.ndarray, level: float) -> bytes:
         return self.codec.encode(pixels, quality=level)
@@ -137,6 +145,7 @@ class Evaluation:
         measurements: every picture at every level; a picture that failed at one level is in none of them,
             so that all points of the curve are means over the same pictures.
         peak_memory: bytes of the process while it encoded and decoded, or None where unknown.
+        cost: of a learned codec's model.
     """
 
     name: str
@@ -145,6 +154,7 @@ class Evaluation:
     measurements: tuple[Measurement, ...]
     failures: tuple[Failure, ...]
     peak_memory: int | None
+    cost: Cost | None = None
 
     def points(self) -> list[Point]:
         """Averages over the pictures, one per level, in the order of the levels."""
@@ -200,6 +210,7 @@ def evaluate(
         measurements=tuple(measurements),
         failures=tuple(failures),
         peak_memory=memory.peak(),
+        cost=subject.cost,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,7 @@ def _evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
         "title": data["title"],
         "version": data["version"],
         "peak_memory": data["peak_memory"],
+        "cost": evaluation.cost and {**data["cost"], "kmacs": evaluation.cost.kmacs},
         "points": [dataclasses.asdict(point) for point in evaluation.points()],
         "images": data["measurements"],
         "failures": data["failures"],
@@ -144,6 +146,10 @@ def to_text(report: Report, *, markdown: bool = False) -> str:
     """The averages, the BD-rates and the notes as aligned text, or as Markdown tables."""
     draw = markdown_table if markdown else text_table
     parts = [draw(*_average_rows(report))]
+    header, rows = _codec_rows(report)
+    if rows:
+        parts.append("Codecs; BD-rate in PSNR, times are means over the levels:")
+        parts.append(draw(header, rows))
     for metric in METRICS:
         header, rows = _bd_rate_rows(report, metric)
         if len(header) > 1:
@@ -174,6 +180,26 @@ def _average_rows(report: Report) -> tuple[Row, list[Row]]:
         for p in e.points()
     ]
     return header, rows
+
+
+def _codec_rows(report: Report) -> tuple[Row, list[Row]]:
+    """One row for each learned codec: what it costs beside what it saves."""
+    comparisons = report.comparisons("psnr")
+    columns = list(dict.fromkeys(c.against for c in comparisons))
+    values = {(c.name, c.against): c.result.value for c in comparisons}
+    rows: list[Row] = [
+        (
+            e.name,
+            f"{e.cost.parameters / 1e6:.2f} M",
+            f"{e.cost.kmacs:.1f}",
+            *(_percent(values.get((e.name, column))) for column in columns),
+            f"{statistics.fmean(p.encode_seconds for p in e.points()):.2f}",
+            f"{statistics.fmean(p.decode_seconds for p in e.points()):.2f}",
+        )
+        for e in report.codecs
+        if e.measurements and e.cost
+    ]
+    return ("codec", "parameters", "kMAC/px", *columns, "encode s", "decode s"), rows
 
 
 def _bd_rate_rows(report: Report, metric: Metric) -> tuple[Row, list[Row]]:
