@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -77,6 +78,30 @@ class Environment:
         return subprocess.run(
             command, check=True, cwd=self.folder, env=variables, text=True, stdout=subprocess.PIPE
         ).stdout
+
+
+class LightEnvironment(Environment):
+    """Like `Environment`, but with the libraries of the running one, so that nothing is downloaded.
+
+    It sees none of the zoo's own packages that are installed there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+        libraries = folder / "libraries"
+        libraries.mkdir()
+        for path in Path(sysconfig.get_path("purelib")).iterdir():
+            if not path.name.startswith(("zoo", "__editable__")):
+                (libraries / path.name).symlink_to(path)
+        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        site_packages = Path(self.run("python", "-c", code).strip())
+        (site_packages / "libraries.pth").write_text(f"{libraries}\n")
+
+    def install(self, wheel: Path) -> None:
+        """Install a wheel alone; its dependencies are here."""
+        pip = [sys.executable, "-m", "pip", "--python", str(self.folder / "bin" / "python")]
+        subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
 
 
 def check_core(environment: Environment) -> None:
