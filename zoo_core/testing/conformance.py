@@ -126,7 +126,9 @@ class CodecConformance:
         x = picture(96, 96)
         low, high = (len(codec.encode(x, quality=q)) for q in (2, 5))
         limit = (low + high) // 2
-        assert 0.97 * limit < len(codec.encode(x, max_bytes=limit)) <= limit
+        size = len(codec.encode(x, max_bytes=limit))
+        assert size <= limit
+        assert codec.weights is None or size > 0.97 * limit  # random weights may jump over the limit
         with pytest.raises(RateError, match=r"\d+ bytes"):
             codec.encode(x, max_bytes=20)
 
@@ -202,7 +204,9 @@ class CodecConformance:
 
     def test_gradients_reach_all_parameters(self) -> None:
         model = _trainable(self.method)
-        x = torch.stack([torch.from_numpy(picture(64, 64, seed)).permute(2, 0, 1) / 255 for seed in range(6)])
+        side = max(64, model.downscale)
+        pictures = [torch.from_numpy(picture(side, side, seed)) for seed in range(6)]
+        x = torch.stack(pictures).permute(0, 3, 1, 2) / 255
         out = model(x, torch.arange(1.0, 7.0))
         (bits(out["likelihoods"]).mean() + 1e3 * (out["x_hat"] - x).square().mean()).backward()
         silent = [
@@ -262,6 +266,6 @@ def _trainable(method: str) -> CodecModel:
     model = registry.build(registry.find(method, "codec"), "base").train()
     with torch.no_grad():
         for name, p in model.entropy_model.named_parameters():
-            if name.startswith("h_a") and name.endswith("weight") and p.dim() == 4:
+            if "h_a" in name and name.endswith("weight") and p.dim() == 4:
                 p.mul_(2)
     return model
