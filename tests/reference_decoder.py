@@ -15,14 +15,15 @@ class Reference:
         while self.state < 1 << 32 and self.words:
             self.state = self.state << 32 | self.words.pop()
 
-    def decode(self, frequencies: list[int]) -> int:
-        """Index of the next symbol; `frequencies` are the table's 16-bit ones."""
+    def decode(self, frequencies: list[int], bits: int = 16) -> int:
+        """Index of the next symbol; `frequencies` sum to 2^bits."""
+        frequencies = [f << (PRECISION - bits) for f in frequencies]
         slot = self.state & ((1 << PRECISION) - 1)
         start = index = 0
-        while slot >= start + (frequencies[index] << 8):
-            start += frequencies[index] << 8
+        while slot >= start + frequencies[index]:
+            start += frequencies[index]
             index += 1
-        self.state = (self.state >> PRECISION) * (frequencies[index] << 8) + slot - start
+        self.state = (self.state >> PRECISION) * frequencies[index] + slot - start
         if self.state < 1 << 32 and self.words:
             self.state = self.state << 32 | self.words.pop()
         return index

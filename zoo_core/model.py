@@ -100,7 +100,8 @@ def write_latents(
     with torch.inference_mode():
         latents_hat = model.entropy_model.code(
             coder,
-            tuple(y.double() for y in latents),
+            # One memory format for both sides: sums of convolutions depend on it in their last bit.
+            tuple(y.double().contiguous() for y in latents),
             model.transform.latent_shapes(height, width),
             torch.tensor([level], dtype=torch.float64),
         )

@@ -124,7 +124,7 @@ class Estimator(Coder):
         if gain is not None:
             latent, parameters = latent * _wide(gain.scale), parameters.scaled(_wide(gain.scale))
         symbols, seen = self._quantise(latent)
-        if self.training:
+        if self.training or latent.is_meta:
             likelihood = mixture_likelihood(seen, parameters)
         else:
             certain = IntegerMixture.nearest(parameters).certain().view_as(symbols)
@@ -135,8 +135,8 @@ class Estimator(Coder):
 
     def channels(self, name, latent, count, gain=None):
         """In training, where crops are small and every channel has to learn, all of them, free of charge."""
-        if self.training:
-            return torch.ones(count, dtype=torch.bool, device=latent.device)
+        if self.training or latent.is_meta:
+            return torch.ones(count, dtype=torch.bool)
         symbols = (latent if gain is None else latent * gain.scale).round()
         bit = symbols.new_full((len(symbols), count, 1, 1), 0.5)
         self._likelihoods.setdefault(name, []).append(bit)

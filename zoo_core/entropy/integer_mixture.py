@@ -46,6 +46,8 @@ HALF_WIDTHS = (1, 3, 7, 15, 31, 63, 127, 255)
 """Windows hold the symbols centre - h, ..., centre + h; with the escape they have a power of two of slots."""
 OUTSIDE = MASS >> 15
 """A window leaves at most this mass to the escape, unless it is the widest."""
+_CLOSE = 1e-6
+"""More than any margin: a cheap first look."""
 _CELLS = 1 << 20
 """Frequencies that a decoder builds at once."""
 
@@ -101,7 +103,8 @@ def rounding(position: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
     position = position.reshape(-1)
     below = position.floor()
     excess = position - below - 0.5
-    close = (excess.abs() < margin * (1 + position.abs())).nonzero()[:, 0]
+    close = (excess.abs() < _CLOSE).nonzero()[:, 0]
+    close = close[excess[close].abs() < margin * (1 + position[close].abs())]
     return below.to(torch.int32), (excess >= 0).to(torch.uint8), close
 
 

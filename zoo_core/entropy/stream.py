@@ -114,11 +114,11 @@ class Encoder(Coder):
             return
         slot = values - window.first
         outside = (slot < 0) | (slot >= window.escape)
-        self._escape(values[outside].tolist())
+        self._put_escapes(values[outside].tolist())
         start, end = window.interval(slot.masked_fill_(outside, window.escape))
         self._parts.append(_as_three_slots(start, end))
 
-    def _escape(self, values: list[int]) -> None:
+    def _put_escapes(self, values: list[int]) -> None:
         for value in values:
             self._escapes += _varint(2 * value if value >= 0 else -2 * value - 1)
 
@@ -129,7 +129,7 @@ class Encoder(Coder):
         index = values - table.first
         outside = (index < 0) | (index >= table.escape)
         if outside.any():
-            self._escape(values[outside].tolist())
+            self._put_escapes(values[outside].tolist())
             index = np.where(outside, table.escape, index)
         self._parts.append((index.astype(np.int32), table.model))
 

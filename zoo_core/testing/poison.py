@@ -46,7 +46,8 @@ class Recorder(Coder):
 
     def channels(self, name, latent, count, gain=None):
         # Known to the decoder before the symbols, and no number that could carry poison.
-        return (latent.round() != 0).any(0).flatten(1).any(1)
+        symbols = latent if gain is None else latent * gain.scale
+        return (symbols.round() != 0).any(0).flatten(1).any(1)
 
     def _result(self, value: Tensor) -> Tensor:
         return torch.full_like(value, float("nan")) if self.poisoned == len(self.steps) - 1 else value

@@ -151,12 +151,11 @@ def _synthesis(transform: OctaveTransform, axes: _Axes) -> None:
 
 
 def _set_down(operator: Operator, matrix: Tensor) -> None:
-    """First outputs of a convolution with stride 2: `matrix` (out, 4 in) of 2x2 neighbours, as far as it fits."""
-    conv = operator.conv
-    out, inputs = min(len(matrix), conv.out_channels), min(matrix.shape[1] // 4, conv.in_channels)
+    """First outputs of a convolution with stride 2: `matrix` (out, 4 in) of 2x2 neighbours."""
+    conv, (out, columns) = operator.conv, matrix.shape
     _silence(operator, out)
     taps = slice(conv.kernel_size[0] // 2, conv.kernel_size[0] // 2 + 2)
-    conv.weight[:out, :inputs, taps, taps] = matrix[:out, : 4 * inputs].view(out, inputs, 2, 2)
+    conv.weight[:out, : columns // 4, taps, taps] = matrix.view(out, columns // 4, 2, 2)
 
 
 def _set_up(operator: Operator, matrix: Tensor) -> None:
