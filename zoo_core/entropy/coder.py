@@ -127,7 +127,7 @@ class Estimator(Coder):
         if self.training or latent.is_meta:
             likelihood = mixture_likelihood(seen, parameters)
         else:
-            certain = IntegerMixture.nearest(parameters).certain().view_as(symbols)
+            certain = IntegerMixture.nearest(parameters).certain().to(symbols.device).view_as(symbols)
             symbols = symbols.masked_fill(certain, 0)
             likelihood = mixture_likelihood(symbols, parameters).masked_fill(certain, 1)
         value = symbols if gain is None else symbols * _wide(gain.step)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,46 +109,53 @@ def rounding(position: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
     return below.to(torch.int32), (excess >= 0).to(torch.uint8), close
 
 
+@dataclass(frozen=True)
 class IntegerMixture:
     """Mixtures of N symbols.
 
     Attributes:
         families: of the K components.
-        weight: (K, N), sums to 4096. mean: (K, N) in 64ths. inverse: (K, N), see `inverse_scales`.
+        weight: int32 (K, N), sums to 4096. mean: (K, N) in 64ths. inverse: (K, N), see `inverse_scales`.
     """
 
-    def __init__(self, families: tuple[str, ...], rounded: Tensor):
-        """`rounded`: the integers nearest to `grid_positions`, int32 (3K, N)."""
-        self.families = families
+    families: tuple[str, ...]
+    weight: Tensor
+    mean: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, families: tuple[str, ...], rounded: Tensor) -> IntegerMixture:
+        """From the integers nearest to `grid_positions`, int32 (3K, N)."""
         weight, mean, scale = rounded.chunk(3)
-        self.weight = weight.clone()
-        # What rounding left over goes to the first of the largest weights.
-        largest = self.weight.argmax(0, keepdim=True)
-        rest = WEIGHT_TOTAL - self.weight.sum(0, keepdim=True, dtype=torch.int32)
-        self.weight.scatter_add_(0, largest, rest)
-        self.mean = mean
-        self.inverse = inverse_scales()[scale.long()]
+        inverse = inverse_scales().index_select(0, scale.reshape(-1)).view_as(scale)
+        return cls(families, _completed(weight), mean, inverse)
 
     @classmethod
     def nearest(cls, parameters: MixtureParameters) -> IntegerMixture:
-        """The mixture as an encoder rounds it, for estimates."""
-        position = grid_positions(parameters.to(torch.float64))
+        """The mixture as an encoder rounds it, for estimates; on the CPU."""
+        position = grid_positions(parameters.to(torch.float64)).cpu()
         below, above, _ = rounding(position, 0.0)
-        return cls(parameters.families, (below + above).view_as(position))
+        return cls.of(parameters.families, (below + above).view_as(position))
 
     def take(self, where: Tensor) -> IntegerMixture:
-        """The mixtures of some symbols, by index or mask."""
-        part = object.__new__(IntegerMixture)
-        part.families = self.families
-        part.weight, part.mean, part.inverse = (x[:, where] for x in (self.weight, self.mean, self.inverse))
-        return part
+        """The mixtures of some symbols, by index."""
+        return self._each(lambda x: x.index_select(1, where))
+
+    def cut(self, start: int, stop: int) -> IntegerMixture:
+        """The mixtures of the symbols start, ..., stop - 1."""
+        return self._each(lambda x: x[:, start:stop])
+
+    def _each(self, choose: Callable[[Tensor], Tensor]) -> IntegerMixture:
+        return IntegerMixture(self.families, choose(self.weight), choose(self.mean), choose(self.inverse))
 
     def mass_below(self, symbol: Tensor) -> Tensor:
         """Mass below symbol - 1/2, int32 from 0 to MASS, for symbols (N,) or (N, S) within +-512."""
         edge = symbol * MEAN_STEPS - MEAN_STEPS // 2
         total = torch.zeros_like(edge)
         for k, family in enumerate(self.families):
-            weight, mean, inverse = (x[k].view(-1, *(1,) * (symbol.dim() - 1)) for x in self._arrays)
+            weight, mean, inverse = (
+                x[k].view(-1, *(1,) * (symbol.dim() - 1)) for x in (self.weight, self.mean, self.inverse)
+            )
             # Offset from the mean in entries of the table, rounded: below 2^31 in between.
             entry = (
                 (edge - mean).mul_(inverse).add_(1 << (_INVERSE_BITS - 1)).bitwise_right_shift_(_INVERSE_BITS)
@@ -157,15 +165,10 @@ class IntegerMixture:
         return total
 
     @property
-    def _arrays(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.weight, self.mean, self.inverse
-
-    @property
     def centre(self) -> Tensor:
         """Nearest symbol to the mean of each mixture, int32 (N,)."""
-        shift = WEIGHT_TOTAL * MEAN_STEPS
-        total = (self.weight * self.mean).sum(0, dtype=torch.int32)
-        return total.add_(shift // 2).div_(shift, rounding_mode="floor")
+        total = (self.weight * self.mean).sum(0, dtype=torch.int32)  # in units of 2^-18
+        return total.add_(1 << 17).bitwise_right_shift_(18)
 
     def certain(self) -> Tensor:
         """Where the symbol is 0 beyond doubt, so that nothing is coded; bool (N,)."""
@@ -186,14 +189,23 @@ class IntegerMixture:
         rest, found = self.take(where), []
         for half in HALF_WIDTHS:
             centre = rest.centre
-            fits = (
-                rest._fits(centre, half)
-                if half < HALF_WIDTHS[-1]
-                else torch.ones_like(centre, dtype=torch.bool)
-            )
-            found.append(Window(half, where[fits], centre[fits] - half, rest.take(fits)))
-            where, rest = where[~fits], rest.take(~fits)
+            fits = rest._fits(centre, half)
+            if half == HALF_WIDTHS[-1]:
+                fits.fill_(True)
+            inside, outside = fits.nonzero()[:, 0], (~fits).nonzero()[:, 0]
+            found.append(Window(half, where[inside], centre[inside] - half, rest.take(inside)))
+            where, rest = where[outside], rest.take(outside)
         return found
+
+
+def _completed(weight: Tensor) -> Tensor:
+    """Weights (K, N) that sum to 4096: what rounding left over goes to the first of the largest."""
+    top, largest = weight[0], torch.zeros_like(weight[0])
+    for k in range(1, len(weight)):
+        largest.masked_fill_(weight[k] > top, k)
+        top = torch.maximum(top, weight[k])
+    rest = WEIGHT_TOTAL - weight.sum(0, keepdim=True, dtype=torch.int32)
+    return weight.scatter_add(0, largest[None].long(), rest)
 
 
 @dataclass
@@ -226,7 +238,7 @@ class Window:
 
     def frequencies(self, start: int, stop: int) -> Tensor:
         """Frequencies of all slots of symbols start to stop, (n, 2 half + 2); they sum to 2^24."""
-        mixture = self.mixture.take(torch.arange(start, stop))
+        mixture = self.mixture.cut(start, stop)
         slots = torch.arange(self.escape + 1, dtype=torch.int32)
         mass = mixture.mass_below(self.first[start:stop, None] + slots)
         starts = (mass - mass[:, :1]).bitwise_right_shift_(6).add_(slots)

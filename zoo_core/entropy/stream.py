@@ -107,7 +107,7 @@ class Encoder(Coder):
         below, above, close = rounding(position, MARGIN)
         self._choices += [(self._decisions + i, int(above[i])) for i in close.tolist()]
         self._decisions += len(above)
-        return IntegerMixture(parameters.families, (below + above).view_as(position))
+        return IntegerMixture.of(parameters.families, (below + above).view_as(position))
 
     def _put_window(self, values: Tensor, window: Window) -> None:
         if not len(values):
@@ -217,7 +217,7 @@ class Decoder(Coder):
         self._calibrate(side, close.numpy())
         if side.max(initial=0) > 1:  # a list made for the steps of another kind
             raise MismatchError(_MISMATCH)
-        return IntegerMixture(parameters.families, (below + above).view_as(position))
+        return IntegerMixture.of(parameters.families, (below + above).view_as(position))
 
     def _get_window(self, window: Window) -> np.ndarray:
         slots = [

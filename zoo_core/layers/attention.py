@@ -10,10 +10,14 @@ from zoo_core.layers.residual import conv1x1, conv3x3, residual_blocks
 
 
 class ResidualUnit(nn.Module):
-    """Bottleneck residual block with ReLU. (B, C, H, W) stays."""
+    """x + 1x1, 3x3, 1x1 convolutions through half of the channels, with ReLU between. (B, C, H, W) stays.
 
-    def __init__(self, channels: int):
+    `activated`: ReLU after the sum too.
+    """
+
+    def __init__(self, channels: int, activated: bool = True):
         super().__init__()
+        self.activated = activated
         half = channels // 2
         self.conv = nn.Sequential(
             conv1x1(channels, half),
@@ -24,7 +28,8 @@ class ResidualUnit(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.conv(x), inplace=True)
+        out = x + self.conv(x)
+        return F.relu(out, inplace=True) if self.activated else out
 
 
 class GatedAttention(nn.Module):

@@ -1,0 +1,416 @@
+"""Deformable-checkerboard: sizes, the two passes, the channel mask, mixture models, distillation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zoo_core as zoo
+from zoo_core.entropy.coder import Coder
+from zoo_core.entropy.mixture import MixtureParameters, mixture_likelihood
+from zoo_core.entropy.stream import Encoder
+from zoo_core.errors import UsageError
+from zoo_core.evaluation.cost import below, kmacs
+from zoo_core.layers.checkerboard import merge
+from zoo_core.layers.residual import ResidualBlock
+from zoo_core.model import CodecModel, bits, parameter_count, read_latents, write_latents
+from zoo_core.testing.pictures import picture
+from zoo_core.training.checkpoint import averaged
+from zoo_core.training.data import RandomCrops
+from zoo_core.training.loop import Trainer
+from zoo_core.training.recipe import Recipe
+from zoo_deformable_checkerboard import BASE, PAPER_128, PAPER_256, PAPER_STUDENT
+from zoo_deformable_checkerboard.estimation import MODELS
+from zoo_deformable_checkerboard.model import build, objective, start
+from zoo_deformable_checkerboard.objective import Distillation, Sparse
+from zoo_deformable_checkerboard.transform import Attention, ConcatenatedBlocks, DeformableModule
+
+SMALL = BASE | {
+    "latent": 8,
+    "widths": (8, 8, 8),
+    "offset_groups": 2,
+    "hyper_latent": 6,
+    "context_channels": 8,
+    "parameter_widths": (8, 8),
+}
+SWITCHES = (
+    {},
+    {"drm": "none"},
+    {"drm": "frozen"},
+    {"modulated": True},
+    {"context": "none"},
+    {"context": "shared"},
+    {"models": ("gauss", "gauss")},
+    {"models": ("gmm3", "gllmm")},
+    {"models": ("gmm2", "gllmm1")},
+    {"deformable_convs": 2, "concatenated": True},
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def on_meta(**arguments: object) -> CodecModel:
+    with torch.device("meta"):
+        return build(**arguments).eval()
+
+
+# --- sizes and costs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "g_a", "g_s", "h_a", "h_s", "pe_a", "pe_n", "cost_a", "cost_s"),
+    [
+        (PAPER_128, 4_091_464, 6_185_044, 737_920, 1_291_136, 5_904_000, 2_624_512, 310.9, 356.1),
+        (PAPER_256, 16_178_248, 24_526_932, 2_950_400, 5_162_752, 10_986_880, 4_427_904, 1233.9, 1409.6),
+        (PAPER_STUDENT, 4_091_464, 3_487_024, 737_920, 1_291_136, 5_904_000, 2_624_512, 310.9, 138.7),
+    ],
+)
+def test_paper_presets(preset, g_a, g_s, h_a, h_s, pe_a, pe_n, cost_a, cost_s) -> None:
+    """The context's convolution has the 12 taps of 25 that are not always zero."""
+    model = on_meta(**preset)
+    entropy, width = model.entropy_model, preset["latent"]
+    assert parameter_count(model.transform.g_a) == g_a and parameter_count(model.transform.g_s) == g_s
+    assert parameter_count(entropy.h_a) == h_a and parameter_count(entropy.h_s) == h_s
+    assert parameter_count(entropy.pe_anchors) == pe_a and parameter_count(entropy.pe_others) == pe_n
+    assert parameter_count(entropy.context) == 12 * width * 2 * width + 2 * width
+    assert parameter_count(entropy.prior) == 61 * width
+    costs = kmacs(model)
+    # Bilinear reading is not a product with a weight, and is left out here.
+    assert below(costs, "transform.g_a") == pytest.approx(cost_a, rel=3e-3)
+    assert below(costs, "transform.g_s") == pytest.approx(cost_s, rel=3e-3)
+
+
+def test_blocks_have_the_predecessors_sizes() -> None:
+    assert parameter_count(DeformableModule(128, 1, 2, False, False)) == 336_676
+    assert parameter_count(DeformableModule(112, 4, 1, False, False)) == 298_664
+    assert parameter_count(ConcatenatedBlocks(128)) == 590_336
+    assert parameter_count(Attention(128)) == 337_536
+
+
+def test_base_preset_keeps_to_the_budgets() -> None:
+    model = on_meta(**BASE)
+    costs = kmacs(model)
+    assert below(costs, "entropy_model") - below(costs, "entropy_model.h_a") < 6
+    assert below(costs, "transform.g_a") < 80 and below(costs, "transform.g_s") < 80
+    assert 2 * parameter_count(model) < 16 * 2**20
+
+
+def test_a_module_without_offsets_is_a_residual_block() -> None:
+    module, block = DeformableModule(8, 2, 1, False, False), ResidualBlock(8, 0.2)
+    for mine, theirs in ((module.conv1, block.conv1), (module.conv2, block.conv2)):
+        theirs.weight.data, theirs.bias.data = mine.weight.data, mine.bias.data
+    x = torch.randn(1, 8, 7, 9)
+    torch.testing.assert_close(module(x), block(x), rtol=1e-4, atol=1e-5)
+
+
+# --- order of coding --------------------------------------------------------------------------------
+
+
+class Passes(Coder):
+    """Rounds, keeps the mixtures of both passes, and changes one element of what a pass returns."""
+
+    def __init__(self, changed: tuple[int, int, int] | None = None):
+        self.changed = changed  # pass, row, column within the half
+        self.mixtures: list[MixtureParameters] = []
+
+    def factorized(self, name, latent, prior, shape, gain=None, level=None):
+        return latent.round()
+
+    def gaussian(self, name, latent, mean, scale, gain=None):
+        raise AssertionError("no Gaussian step here")
+
+    def channels(self, name, latent, count, gain=None):
+        return torch.ones(count, dtype=torch.bool)
+
+    def mixture(self, name, latent, parameters, gain=None):
+        value = latent.round()
+        if self.changed is not None and self.changed[0] == len(self.mixtures):
+            value[:, :, self.changed[1], self.changed[2]] += 3
+        self.mixtures.append(parameters)
+        return value
+
+
+def passes(model: CodecModel, y: Tensor, changed: tuple[int, int, int] | None) -> list[MixtureParameters]:
+    coder = Passes(changed)
+    with torch.inference_mode():
+        model.entropy_model.code(coder, (y,), (tuple(y.shape[1:]),), None)
+    return coder.mixtures
+
+
+def test_an_anchor_moves_the_mixtures_of_twelve_others_and_of_nothing_else() -> None:
+    model = build(**{**SMALL, "variable_rate": False}).double().eval()
+    y = 3 * torch.randn(1, 8, 12, 12, dtype=torch.float64)
+    clean = passes(model, y, None)
+    assert len(clean) == 2
+    moved = passes(model, y, (0, 6, 3))  # row 6, column 6 of the board
+    assert torch.equal(moved[0].mean, clean[0].mean)
+    change = (moved[1].mean != clean[1].mean).any(1).any(1)[0]  # (H, W/2)
+    board = merge(torch.zeros_like(change)[None, None], change[None, None])[0, 0]
+    where = board.nonzero().tolist()
+    assert len(where) == 12 and all(abs(i - 6) <= 2 and abs(j - 6) <= 2 and (i + j) % 2 for i, j in where)
+    last = passes(model, y, (1, 6, 3))
+    assert all(torch.equal(a.mean, b.mean) for a, b in zip(clean, last, strict=True))
+
+
+def test_each_pass_has_networks_of_its_own() -> None:
+    model = build(**{**SMALL, "variable_rate": False}).double().eval()
+    y = 3 * torch.randn(1, 8, 8, 8, dtype=torch.float64)
+    clean = passes(model, y, None)
+    for net, touched in (("pe_anchors", 0), ("pe_others", 1)):
+        other = build(**{**SMALL, "variable_rate": False}).double().eval()
+        other.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            getattr(other.entropy_model, net).last.weight.zero_()
+        changed = [
+            not torch.equal(a.mean, b.mean) for a, b in zip(clean, passes(other, y, None), strict=True)
+        ]
+        assert changed == [k == touched for k in range(2)]
+    shared = build(**{**SMALL, "context": "shared"}).entropy_model
+    assert shared.pe_anchors is shared.pe_others
+
+
+def test_two_passes_of_any_size() -> None:
+    model = build(**{**SMALL, "variable_rate": False}).eval()
+    for side in (4, 24):
+        assert len(passes(model, torch.randn(1, 8, side, side), None)) == 2
+
+
+# --- channel mask -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("used", [[], [3], [0, 7], list(range(8))])
+def test_empty_channels_are_not_coded(used: list[int]) -> None:
+    """Nothing, one channel, some, and all: the latent comes back exactly, empty channels as zeros."""
+    model = build(**SMALL)
+    model.update()
+    model.prepare()
+    y = torch.zeros(1, 8, 8, 8)
+    y[:, used] = 4 * torch.randn(1, len(used), 8, 8)
+    payload, _, (known,) = write_latents(model, (y,), 3.0)
+    step = model.entropy_model.gains(torch.tensor([3.0], dtype=torch.float64)).step
+    assert sorted({int(c) for c in (known != 0).nonzero()[:, 1]}) == used
+    assert (known / step - (known / step).round()).abs().max() < 1e-9
+    (again,) = read_latents(model, payload, b"", (128, 128), 3.0)
+    assert torch.equal(known, again)
+
+
+def test_the_mask_saves_bytes_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(**SMALL)
+    model.update()
+    model.prepare()
+    y = 2 * torch.randn(1, 8, 16, 16)
+    y[:, 2:] *= 0.01  # rounds to zero
+    short, _, (masked,) = write_latents(model, (y,), 4.0)
+    monkeypatch.setattr(
+        Encoder, "channels", lambda self, name, latent, count, gain=None: torch.ones(count).bool()
+    )
+    long, _, (full,) = write_latents(model, (y,), 4.0)
+    torch.testing.assert_close(masked, full)
+    assert len(short) < len(long)
+
+
+def test_selected_rows_are_the_full_ones() -> None:
+    net = build(**SMALL).entropy_model.pe_others
+    x, channels = torch.randn(1, net.hidden1.in_channels, 4, 4), torch.tensor([1, 6])
+    some, full = net(x, channels), net(x, None)
+    for a, b in ((some.mean, full.mean), (some.scale, full.scale), (some.weight, full.weight)):
+        torch.testing.assert_close(a, b[:, :, channels], rtol=1e-5, atol=1e-5)
+
+
+# --- mixture models ---------------------------------------------------------------------------------
+
+
+def test_components_of_the_models() -> None:
+    sizes = {name: sum(model.sizes) for name, model in MODELS.items()}
+    assert sizes == {"gauss": 2, "gmm2": 6, "gmm3": 9, "gllmm1": 9, "gllmm": 30}
+
+
+@pytest.mark.parametrize("family", [0, 1, 2])
+def test_a_mixture_of_one_family_and_equal_components_is_that_distribution(family: int) -> None:
+    raw = torch.zeros(1, 30, 1, 5, 5)
+    raw[:, 9 + family] = 30.0
+    raw[:, 9 + (family + 1) % 3] = raw[:, 9 + (family + 2) % 3] = -30.0
+    raw[:, 12:21], raw[:, 21:] = 0.3, 1.7
+    x = torch.arange(-12.0, 13).view(1, 1, 5, 5)
+    one = MixtureParameters(
+        (MODELS["gllmm"].families[family],),
+        torch.ones(1, 1, 1, 5, 5),
+        torch.full((1, 1, 1, 5, 5), 0.3),
+        torch.full((1, 1, 1, 5, 5), 1.7),
+    )
+    likelihood = mixture_likelihood(x, MODELS["gllmm"].parameters(raw))
+    torch.testing.assert_close(likelihood, mixture_likelihood(x, one), rtol=0, atol=1e-6)
+
+
+def test_unknown_choices() -> None:
+    for switches, message in (
+        ({"models": ("gmm9", "gmm3")}, "gllmm1"),
+        ({"context": "three"}, "shared"),
+        ({"drm": "half"}, "frozen"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            build(**{**SMALL, **switches})
+
+
+# --- whole model ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_every_switch_trains_and_codes(switches: dict) -> None:
+    wide = SMALL | {"latent": 24, "widths": (16, 16, 16)}  # a few ReLUs would all be silent
+    model = build(**{**wide, **switches}).train()
+    with torch.no_grad():  # at first all of z rounds to zero, and a convolution of zeros has no gradient
+        model.entropy_model.h_a[-1].weight.mul_(30)
+    x = torch.rand(6, 3, 64, 64)
+    out = model(x, torch.arange(1.0, 7))
+    (bits(out["likelihoods"]).mean() + 1e3 * (out["x_hat"] - x).square().mean()).backward()
+    silent = [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and not name.endswith("quantiles") and (p.grad is None or not p.grad.abs().any())
+    ]
+    assert not silent
+    model.update()
+    model.prepare()
+    coded = model.compress(x[:1], 2.0)
+    assert model.decompress(coded["strings"], coded["shape"], 2.0)["x_hat"].shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (500, 333)])
+def test_pictures_of_any_size(width: int, height: int) -> None:
+    codec = zoo.load("deformable-checkerboard-q3")
+    assert codec.decode(codec.encode(picture(width, height))).size == (width, height)
+
+
+def test_start_is_a_block_transform() -> None:
+    model = build(**BASE).eval()
+    photos = [torch.from_numpy(picture(128, 128, seed)).permute(2, 0, 1) for seed in range(3)]
+    start(model, photos)
+    x = photos[0][None].float() / 255
+    with torch.inference_mode():
+        restored = model.transform.synthesis(model.transform.analysis(x))
+    error = float((255 * (restored - x))[..., 16:-16, 16:-16].square().mean())
+    assert 10 * np.log10(255**2 / error) > 28
+
+
+# --- distillation -----------------------------------------------------------------------------------
+
+
+def trained(folder: Path, **settings: object) -> tuple[list[dict[str, Tensor]], Trainer]:
+    """States after the start and after the steps 3, 4 and 5 of five; phases 2 and 3 take one step each."""
+    model = build(**SMALL)
+    photos = [torch.from_numpy(picture(96, 96)).permute(2, 0, 1).contiguous()]
+    recipe = Recipe(steps=5, batch=2, crop=64, bf16=False, warmup=1, learning_rate=1e-3)
+    trainer = Trainer(
+        model, RandomCrops(photos, 64, 1.0, 0), recipe, folder, objective=objective(model, **settings)
+    )
+    states = [{k: v.clone() for k, v in model.state_dict().items()}]
+    for step in range(1, 6):
+        trainer.train_step()
+        if step >= 3:
+            states.append({k: v.clone() for k, v in model.state_dict().items()})
+    return states, trainer
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """Parts of the model of which some parameter changed, quantiles apart."""
+    return {
+        ".".join(name.split(".")[:2])
+        for name in before
+        if "quantiles" not in name and not torch.equal(before[name], after[name])
+    }
+
+
+def test_what_learns_in_each_phase(tmp_path: Path) -> None:
+    (first, one, two, three), trainer = trained(tmp_path)
+    assert {"transform.g_a", "entropy_model.h_s", "entropy_model.pe_anchors"} <= changed(first, one)
+    assert changed(one, two) == {"transform.g_s"}
+    assert {"transform.g_s", "entropy_model.h_s", "entropy_model.pe_others"} <= changed(two, three)
+    assert not {"transform.g_a", "entropy_model.gains"} & changed(one, three)
+    published = averaged(trainer.model, trainer.model.state_dict(), trainer.average)
+    assert set(published) == set(build(**SMALL).state_dict())  # no teacher, no adapters
+
+
+def test_the_student_begins_as_the_teachers_equal_parts() -> None:
+    model = build(**SMALL)
+    distillation = objective(model)
+    distillation.begin(model, 0.0)
+    teacher, student = (
+        dict(distillation.teacher.named_parameters()),
+        dict(model.transform.g_s.named_parameters()),
+    )
+    assert set(student) < set(teacher)
+    assert all(torch.equal(student[name], teacher[name]) for name in student)
+
+
+def test_features_of_the_teacher_count_and_fade() -> None:
+    model = build(**SMALL).train()
+    distillation = objective(model, features=1.0)
+    x, level = torch.rand(2, 3, 64, 64), torch.tensor([2.0, 5.0])
+
+    def loss(progress: float, features: float) -> float:
+        distillation.features = features
+        distillation.begin(model, progress)
+        torch.manual_seed(0)
+        return float(distillation(model, x, level).loss.sum())
+
+    with torch.no_grad():
+        for parameter in model.transform.g_s.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    early, late = (loss(p, 1.0) - loss(p, 0.0) for p in (0.8, 0.95))
+    assert loss(0.7, 1.0) - loss(0.7, 0.0) > 0
+    assert late == pytest.approx(early / 4, rel=0.02)
+    assert loss(0.3, 1.0) == loss(0.3, 0.0)
+
+
+def test_a_wider_teacher_is_adapted() -> None:
+    model = build(**SMALL)
+    distillation = objective(model, teacher_width=2.0)
+    assert all(isinstance(a, nn.Conv2d) for a in distillation.adapters.values())
+    distillation.begin(model, 0.9)
+    terms = distillation(model, torch.rand(2, 3, 64, 64), torch.tensor([2.0, 5.0]))
+    assert terms.loss.isfinite().all()
+
+
+def test_which_objective() -> None:
+    assert isinstance(objective(build(**SMALL)), Distillation)
+    assert type(objective(build(**SMALL), distillation=False)) is Sparse
+    plain = build(**{**SMALL, "teacher": None})
+    assert type(objective(plain)) is Sparse
+    with pytest.raises(UsageError, match="no teacher"):
+        objective(plain, distillation=True)
+    with pytest.raises(UsageError, match="rising"):
+        objective(build(**SMALL), phases=(0.8, 0.6))
+
+
+def test_magnitude_of_the_latent_is_charged() -> None:
+    model = build(**{**SMALL, "teacher": None}).train()
+    x, level = torch.rand(2, 3, 64, 64), torch.tensor([2.0, 5.0])
+    losses = []
+    for beta in (0.0, 0.5):
+        torch.manual_seed(0)
+        losses.append(Sparse(beta)(model, x, level).loss)
+    torch.manual_seed(0)
+    _, coder = model.estimate(x, level)
+    steps = coder.values["y"] * model.entropy_model.gains(level).scale.repeat(1, 2, 1, 1)
+    torch.testing.assert_close(
+        losses[1] - losses[0], 0.5 * steps.abs().sum((1, 2, 3)) / 64**2, rtol=1e-3, atol=1e-5
+    )
+
+
+def test_offsets_learn_slowly() -> None:
+    sparse = Sparse()
+    names = [name for name, _ in build(**SMALL).named_parameters()]
+    slow = [name for name in names if sparse.learning_rate_factor(name) == pytest.approx(0.1)]
+    assert slow and all(".offset." in name for name in slow)

@@ -1,0 +1,195 @@
+"""Sparse latents, and distillation of a large synthesis into a small one in three phases (section 8).
+
+    base: bpp + lambda * 255^2 * MSE(x, x_hat) + beta / 256 * sum |y| / (h w)
+
+1. Analysis, entropy model and the large synthesis (the teacher) learn together, with the base loss.
+2. All of that is frozen. The small synthesis (the student) learns to decode the same latents, from the
+   photo, from the teacher's picture and from the teacher's features.
+3. The analysis stays frozen, so that teacher and student see the same latents; student and entropy model
+   learn with the base loss, the teacher's picture, and its features with a weight that falls to zero.
+
+The abstract says that final and intermediate results are transferred and that the entropy coding is
+trained again; tensors, weights and shares of the run are our reconstruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo_core.errors import UsageError
+from zoo_core.layers.residual import conv1x1
+from zoo_core.model import CodecModel, bits_per_pixel
+from zoo_core.training.loss import distortion
+from zoo_core.training.objective import Objective, Terms
+from zoo_deformable_checkerboard.start import pass_through
+from zoo_deformable_checkerboard.transform import DeformableTransform, Synthesis
+
+_OFFSETS = ".offset."
+_TEACHER_WEIGHT = 0.5
+"""Of the teacher's picture, relative to the photo."""
+
+
+class Sparse(Objective):
+    """Rate, distortion, and the mean magnitude of the latent.
+
+    Args:
+        beta: weight of the magnitude in quantisation steps, in bits per 256 elements.
+    """
+
+    def __init__(self, beta: float = 0.01):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, model: CodecModel, x: Tensor, level: Tensor) -> Terms:
+        latents, coder = model.estimate(x, level)
+        return self.base(model, coder, x, model.transform.synthesis(latents), level)
+
+    def base(self, model: CodecModel, coder: Any, x: Tensor, x_hat: Tensor, level: Tensor) -> Terms:
+        """The base loss of a reconstruction."""
+        pixels = x.shape[-2] * x.shape[-1]
+        bpp = bits_per_pixel(coder.likelihoods, pixels)
+        mse = _mse(x_hat, x)
+        steps = _symbols(model, coder.values["y"], level).abs().sum((1, 2, 3))
+        # h w of the latent is pixels / 256, which cancels the 256 of the weight's unit.
+        return Terms(bpp + distortion(mse, level) + self.beta * steps / pixels, bpp, mse)
+
+    def learning_rate_factor(self, name: str) -> float:
+        """Offsets learn at a tenth of the rate: they move what all other weights see."""
+        return 0.1 if _OFFSETS in name else 1.0
+
+
+class Distillation(Sparse):
+    """The three phases of the module's docstring.
+
+    Args:
+        model: whose synthesis is the student.
+        teacher: refine, deform and attend of the large synthesis.
+        phases: shares of the run at which phases 2 and 3 begin; (0.6, 1.0) has no phase 3.
+        features: weight of the features' distance; 0 for distillation from pictures alone.
+        teacher_width: factor on the widths of the teacher; 1x1 convolutions adapt the student's features.
+    """
+
+    def __init__(
+        self,
+        model: CodecModel,
+        teacher: dict[str, Any],
+        phases: tuple[float, float] = (0.6, 0.8),
+        features: float = 0.1,
+        teacher_width: float = 1.0,
+        beta: float = 0.01,
+    ):
+        super().__init__(beta)
+        first, second = phases
+        if not 0 < first <= second <= 1:
+            raise UsageError(f"phases={phases}: two rising shares of the run are needed")
+        self.phases, self.features = (first, second), features
+        transform: DeformableTransform = model.transform
+        widths = tuple(round(teacher_width * width) for width in transform.widths)
+        self.teacher = Synthesis(transform.latent, widths, transform.make, **teacher)
+        pass_through(self.teacher)
+        _copy_equal(transform.g_s, self.teacher)
+        self.adapters = nn.ModuleDict(
+            {
+                name: nn.Identity() if mine == theirs else conv1x1(mine, theirs)
+                for name, mine, theirs in zip(
+                    Synthesis.HINTS, transform.widths[::-1], widths[::-1], strict=True
+                )
+            }
+        )
+        self.progress = 0.0
+
+    @property
+    def phase(self) -> int:
+        """1, 2 or 3."""
+        return 1 + sum(self.progress >= border for border in self.phases)
+
+    def begin(self, model: CodecModel, progress: float) -> None:
+        self.progress = progress
+        student, entropy = model.transform.g_s, model.entropy_model
+        if self.phase == 1:  # the student follows, so that its average is young when its turn comes
+            _copy_equal(self.teacher, student)
+        _learn(self.teacher.parameters(), self.phase == 1)
+        _learn(model.transform.g_a.parameters(), self.phase == 1)
+        _learn(student.parameters(), self.phase > 1)
+        _learn(self.adapters.parameters(), self.phase > 1)
+        _learn((p for n, p in entropy.named_parameters() if not n.endswith("quantiles")), self.phase != 2)
+        if entropy.gains is not None:  # they decide the symbols, as the analysis does
+            _learn(entropy.gains.parameters(), self.phase == 1)
+        _hold(model.transform.g_s, self.teacher)
+
+    def forward(self, model: CodecModel, x: Tensor, level: Tensor) -> Terms:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.phase != 2):
+            latents, coder = model.estimate(x, level)
+        if self.phase == 1:
+            return self.base(model, coder, x, self.teacher(latents[0]), level)
+        with torch.no_grad():
+            taught, their_hints = self.teacher.with_hints(latents[0])
+        x_hat, hints = model.transform.g_s.with_hints(latents[0])
+        terms = self.base(model, coder, x, x_hat, level)
+        imitation = distortion(_TEACHER_WEIGHT * _mse(x_hat, taught), level)
+        return terms._replace(loss=terms.loss + imitation + self._feature_loss(hints, their_hints))
+
+    def _feature_loss(self, hints: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:
+        """Distance of the features of each sample, (B,), relative to the variance of the teacher's."""
+        weight = self.features
+        if self.phase == 3:
+            weight *= (1 - self.progress) / (1 - self.phases[1])
+        parts = [
+            _mse(self.adapters[name](hint), theirs[name]) / theirs[name].float().var((1, 2, 3))
+            for name, hint in hints.items()
+        ]
+        return weight * torch.stack(parts).sum(0)
+
+
+def objective(model: CodecModel, distillation: bool | None = None, **settings: Any) -> Objective:
+    """Distillation where the preset names a teacher, unless it is switched off; else the plain loss.
+
+    Raises:
+        UsageError: distillation is asked for, but the preset names no teacher.
+    """
+    teacher = model.transform.teacher
+    if distillation and teacher is None:
+        raise UsageError("this preset has no teacher to learn from: leave distillation out")
+    if teacher is None or distillation is False:
+        return Sparse(**settings)
+    return Distillation(model, teacher, **settings)
+
+
+def _symbols(model: CodecModel, values: Tensor, level: Tensor) -> Tensor:
+    """The known latent in quantisation steps. `values` hold anchors and the others, one after the other."""
+    gains = model.entropy_model.gains
+    if gains is None:
+        return values
+    scale = gains(level).scale.detach()
+    return values * torch.cat([scale, scale], 1)
+
+
+def _mse(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of each sample, (B,)."""
+    return (a.float() - b.float()).square().mean((1, 2, 3))
+
+
+def _learn(parameters: Iterator[nn.Parameter], wanted: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(wanted)
+
+
+def _hold(*modules: nn.Module) -> None:
+    """Frozen offsets (the control of the deformable modules) stay frozen in every phase."""
+    for module in modules:
+        for part in module.modules():
+            if getattr(part, "frozen", False):
+                _learn(part.offset.parameters(), False)
+
+
+@torch.no_grad()
+def _copy_equal(source: nn.Module, target: nn.Module) -> None:
+    """Copy the parameters that have the same name and shape in both."""
+    found = dict(target.named_parameters())
+    for name, parameter in source.named_parameters():
+        if name in found and found[name].shape == parameter.shape:
+            found[name].copy_(parameter)
