@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import zoo_core as zoo
 from zoo_3dm_weconvene import BASE, PAPER_PRESET
@@ -16,13 +16,13 @@ from zoo_3dm_weconvene.entropy import NAMES, Bands3D
 from zoo_3dm_weconvene.model import build, objective, start
 from zoo_3dm_weconvene.objective import TwoStep
 from zoo_3dm_weconvene.transform import Core3D
-from zoo_core.entropy.coder import Coder
 from zoo_core.errors import UsageError
 from zoo_core.evaluation.cost import below, kmacs
 from zoo_core.layers.gdn import GDN
 from zoo_core.layers.wavelet import WAVELETS, dwt, dwt2, idwt2
 from zoo_core.model import CodecModel, bits, parameter_count
 from zoo_core.testing.pictures import picture
+from zoo_core.testing.poison import Recorder
 from zoo_core.training.data import RandomCrops
 from zoo_core.training.loop import Trainer
 from zoo_core.training.loss import rate_distortion
@@ -198,37 +198,22 @@ def test_unknown_definition_of_low_frequencies() -> None:
 # --- order of coding --------------------------------------------------------------------------------
 
 
-class Perturbed(Coder):
-    """Rounds, notes the parameters of every step, and disturbs what one step returns."""
-
-    def __init__(self, disturbed: int | None):
-        self.disturbed = disturbed
-        self.steps: list[Tensor] = []
-
-    def factorized(self, name, latent, prior, shape, gain=None, level=None):
-        return latent.round()
-
-    def gaussian(self, name, latent, mean, scale, gain=None):
-        value = mean + (latent - mean).round()
-        if self.disturbed == len(self.steps):
-            value = value + 3
-        self.steps.append(torch.stack([mean, scale]))
-        return value
-
-
-@pytest.mark.parametrize("disturbed", range(10))
-def test_causality(disturbed: int) -> None:
-    """Four low slices, then six high ones; each reaches all later ones and no other."""
+@pytest.mark.parametrize("poisoned", range(1, 11))
+def test_causality(poisoned: int) -> None:
+    """z, then four low slices, then six high ones; each slice reaches all later ones and no other."""
     model = build(**SMALL).entropy_model.double().eval()
     y = 4 * torch.randn(1, SMALL["latent"], 8, 8, dtype=torch.float64)
     recorded = []
-    for k in (None, disturbed):
-        coder = Perturbed(k)
+    for k in (None, poisoned):
+        coder = Recorder(k)
         with torch.inference_mode():
             model.code(coder, (y,), (tuple(y.shape[1:]),), None)
-        recorded.append(coder.steps)
-    changed = [not torch.equal(a, b) for a, b in zip(*recorded, strict=True)]
-    assert changed == [k > disturbed for k in range(10)]
+        recorded.append([(step.mean, step.scale) for step in coder.steps[1:]])
+    reached = [
+        [not torch.equal(before, after) for before, after in zip(*pairs, strict=True)]
+        for pairs in zip(*recorded, strict=True)
+    ]
+    assert reached == [[k > poisoned] * 2 for k in range(1, 11)]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (63, 65), (768, 512)])

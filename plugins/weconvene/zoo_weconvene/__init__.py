@@ -45,7 +45,7 @@ PAPER_PRESET = {
 
 WEIGHTS = Weights(
     file="weconvene-base.safetensors",
-    sha256="3f4e21e18ca04cd782d86accbd06a221dbe7379d36ec84030338f8181f21efb5",
+    sha256="ec7f807e99304a34bda120e34792146892580b7b6a8fe6761ff26fa4a1b48d3e",
     size=9765392,
 )
 
