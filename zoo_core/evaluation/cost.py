@@ -1,7 +1,8 @@
 """What a model costs: parameters, and multiplications per pixel, counted without computing anything.
 
-Models are built on torch's meta device, where tensors have shapes only. Convolutions and GDN's 1x1 products
-are counted, without biases, activations and wavelet transforms, as the field does.
+Models are built on torch's meta device, where tensors have shapes only. Convolutions, linear layers, GDN's 1x1
+products and the two products of window attention are counted, without biases, activations and wavelet
+transforms, as the field does.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from zoo_core import registry
 from zoo_core.hooks import Entry
 from zoo_core.layers.gdn import GDN
+from zoo_core.layers.swin import WindowAttention, axis
 from zoo_core.model import CodecModel, parameter_count
 
-_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, GDN)
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, GDN, WindowAttention)
 
 
 @dataclass(frozen=True)
@@ -92,5 +94,11 @@ def _counting(model: CodecModel, side: int) -> Iterator[Counter[str]]:
 def _products(module: nn.Module, x: Tensor, out: Tensor) -> int:
     if isinstance(module, nn.ConvTranspose2d):  # every sample of the input meets all weights of its channel
         return x.numel() * (module.weight.numel() // module.weight.shape[0])
+    if isinstance(
+        module, WindowAttention
+    ):  # every token, padding too, meets the keys and values of its window
+        batch, height, width, channels = x.shape
+        tokens = axis(height, module.window, 0).padded * axis(width, module.window, 0).padded
+        return 2 * batch * tokens * module.window**2 * channels
     weight = module.gamma if isinstance(module, GDN) else module.weight
     return out.numel() * (weight.numel() // weight.shape[0])
