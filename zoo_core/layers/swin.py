@@ -119,45 +119,47 @@ class WindowAttention(nn.Module):
         self.register_buffer("index", _relative_index(window), persistent=False)
 
     def qkv(self, tokens: Tensor) -> Tensor:
-        """(B, H, W, C) -> queries, keys and values, (B, H, W, 3 C)."""
+        """(..., C) -> queries, keys and values, (..., 3 C)."""
         raise NotImplementedError
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Attention of (windows, heads, T, C / heads) with `bias` (heads, T, T) added to the logits."""
+        """Attention of (windows, heads, T, C / heads) with `bias` (1, heads, T, T) added to the logits."""
         raise NotImplementedError
 
     def position_bias(self) -> Tensor:
-        """(heads, T, T) for the T = window**2 tokens of a window."""
+        """(1, heads, T, T) for the T = window**2 tokens of a window: four dimensions take SDPA's fast path."""
         raise NotImplementedError
 
     def forward(self, tokens: Tensor, shift: int) -> Tensor:
         height, width = tokens.shape[1:3]
         rows, columns = axis(height, self.window, shift), axis(width, self.window, shift)
         # Padded tokens are masked as keys and cropped as queries: what they hold is never read.
-        qkv = F.pad(self.qkv(tokens), (0, 0, 0, columns.padded - width, 0, rows.padded - height))
+        tokens = F.pad(tokens, (0, 0, 0, columns.padded - width, 0, rows.padded - height))
         if rows.shift or columns.shift:
-            qkv = qkv.roll((-rows.shift, -columns.shift), (1, 2))
-        out = self._windows(qkv, rows, columns)
+            tokens = tokens.roll((-rows.shift, -columns.shift), (1, 2))
+        out = self._all_windows(tokens, rows, columns)
         if rows.shift or columns.shift:
             out = out.roll((rows.shift, columns.shift), (1, 2))
-        return self.proj(out[:, :height, :width])
+        return out[:, :height, :width]
 
-    def _windows(self, qkv: Tensor, rows: Axis, columns: Axis) -> Tensor:
-        """Attention of all windows: (B, H', W', 3 C) -> (B, H', W', C)."""
-        batch, side, heads = qkv.shape[0], self.window, self.heads
-        width = self.dim // heads
-        grid = qkv.view(batch, rows.padded // side, side, columns.padded // side, side, 3, heads, width)
-        out = qkv.new_empty(*grid.shape[:5], heads, width)
-        bias = self.position_bias()
+    def _all_windows(self, tokens: Tensor, rows: Axis, columns: Axis) -> Tensor:
+        """(B, H', W', C) stays; windows with the same mask go together."""
+        batch, height, width, dim = tokens.shape
+        side = self.window
+        grid = tokens.view(batch, height // side, side, width // side, side, dim)
+        bias, parts = self.position_bias(), []
         for down, row_mask in rows.groups():
+            parts.append([])
             for across, column_mask in columns.groups():
-                part = grid[:, down, :, across]  # (B, rows, side, columns, side, 3, heads, width)
-                counts = part.shape[1], part.shape[3]
-                part = part.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, heads, side**2, width)
-                attended = self.attend(*part, _masked(bias, row_mask, column_mask))
-                attended = attended.reshape(batch, *counts, heads, side, side, width)
-                out[:, down, :, across] = attended.permute(0, 1, 4, 2, 5, 3, 6)
-        return out.reshape(batch, rows.padded, columns.padded, self.dim)
+                part = grid[:, down, :, across].transpose(2, 3)  # (B, rows, columns, side, side, C)
+                windows = self._windows(part.reshape(-1, side**2, dim), _masked(bias, row_mask, column_mask))
+                parts[-1].append(windows.view(part.shape).transpose(2, 3))
+        return torch.cat([torch.cat(row, 3) for row in parts], 1).reshape(tokens.shape)
+
+    def _windows(self, tokens: Tensor, bias: Tensor) -> Tensor:
+        """Attention inside each of (windows, T, C)."""
+        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(self.attend(*qkv, bias).transpose(1, 2).flatten(2))
 
 
 class WindowAttentionV1(WindowAttention):
@@ -173,7 +175,7 @@ class WindowAttentionV1(WindowAttention):
         return self.projections(tokens)
 
     def position_bias(self) -> Tensor:
-        return self.bias_table[self.index].permute(2, 0, 1)
+        return self.bias_table[self.index].permute(2, 0, 1)[None]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
@@ -200,7 +202,7 @@ class WindowAttentionV2(WindowAttention):
 
     def position_bias(self) -> Tensor:
         with full_precision(self.offsets):
-            return 16 * torch.sigmoid(self.bias_mlp(self.offsets))[self.index].permute(2, 0, 1)
+            return 16 * torch.sigmoid(self.bias_mlp(self.offsets))[self.index].permute(2, 0, 1)[None]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         dtype = q.dtype
@@ -272,7 +274,7 @@ def axis(length: int, window: int, shift: int) -> Axis:
 
 
 def _masked(bias: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
-    """The position bias (heads, T, T) with pairs ruled out by the masks of their window's row and column."""
+    """The position bias (1, heads, T, T) with pairs ruled out by the masks of their window's row and column."""
     if rows is None and columns is None:
         return bias
     side = len(rows if rows is not None else columns)
