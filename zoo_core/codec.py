@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo_core import container, images, registry
-from zoo_core.constants import QUALITY_STEP
+from zoo_core import container, images, registry, tiles
+from zoo_core.constants import DEFAULT_MEMORY, QUALITY_STEP
 from zoo_core.container import Header, Section
 from zoo_core.device import checked_device
 from zoo_core.errors import (
@@ -30,7 +30,8 @@ from zoo_core.errors import (
 )
 from zoo_core.hooks import Entry
 from zoo_core.images import Picture
-from zoo_core.model import CodecModel, read_latents, write_latents
+from zoo_core.model import CodecModel
+from zoo_core.tiles import Grid
 from zoo_core.timing import stage, stage_times
 from zoo_core.weights import WeightsFile, locate, read_tensors
 
@@ -169,6 +170,8 @@ class Codec:
         keep_metadata: bool = True,
         convert: bool = False,
         verify: bool = False,
+        tile: int | None = None,
+        memory: int = DEFAULT_MEMORY,
         **conditions: object,
     ) -> bytes:
         """The bytes of a .zoo file.
@@ -183,6 +186,9 @@ class Codec:
             keep_metadata: keep ICC profile and EXIF.
             convert: bring other modes (16 bit, CMYK, ...) to 8-bit grey or RGB instead of refusing them.
             verify: decode the symbols again before returning.
+            tile: side of the tiles in pixels that the picture is cut into; 0 for none. Default: none if that
+                fits into `memory`, else the largest that fit.
+            memory: about how many bytes the process may use to encode this picture, or later to decode it.
             conditions: side inputs of methods that take them ("roi", "caption").
 
         Raises:
@@ -197,7 +203,9 @@ class Codec:
         with stage("image"):
             picture = images.read(image, convert=convert)
             extra = _extra_sections(picture, metadata, keep_metadata)
-        job = _Encoding(self, picture, extra, conditions)
+        if tile is None:
+            tile = tiles.choose(self.model, picture.pixels.shape[:2], memory)
+        job = _Encoding(self, picture, extra, tile, conditions)
         if target_bpp is not None:
             max_bytes = int(target_bpp * picture.size[0] * picture.size[1] / 8)
         if max_bytes is not None:
@@ -213,7 +221,7 @@ class Codec:
     def decode(self, data: bytes) -> Image.Image:
         """The picture in the bytes of a .zoo file of this method; see `zoo_core.decode` for the errors."""
         header, sections, latents = self._latents(data)
-        pixels = self.reconstruct(latents, (header.height, header.width), header.grey)
+        pixels = self.reconstruct(latents, (header.height, header.width), header.grey, header.tile)
         with stage("image"):
             alpha = sections.get(Section.ALPHA)
             picture = Picture(
@@ -230,29 +238,36 @@ class Codec:
         if Section.ALPHA in sections:
             images.decode_alpha(sections[Section.ALPHA], (header.width, header.height))
 
-    def analyse(self, picture: Picture, **conditions: object) -> tuple[Tensor, ...]:
+    def analyse(self, picture: Picture, tile: int = 0, **conditions: object) -> tuple[Tensor, ...]:
         """Latents (1, C, h, w) of a picture padded to the model's stride by repeating its border."""
-        pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[:, :, None].repeat(3, 2)
-        with stage("analysis"), torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(2, 0, 1)[None]
-            height, width = x.shape[-2:]
-            x = F.pad(
-                x.float().div_(255), (0, -width % self.stride, 0, -height % self.stride), mode="replicate"
-            )
-            latents = self.model.transform.analysis(
-                x.contiguous(memory_format=torch.channels_last), **conditions
-            )
-            return tuple(y.cpu() for y in latents)
+        height, width = picture.pixels.shape[:2]
+        grid = Grid.of(self.model, (height, width), tile)
 
-    def reconstruct(self, latents: tuple[Tensor, ...], size: tuple[int, int], grey: bool) -> np.ndarray:
+        def parts() -> Iterator[tuple[Tensor, ...]]:
+            for rows, columns in grid:
+                pixels = picture.pixels[rows.first : rows.last, columns.first : columns.last]
+                x = _padded(pixels, (rows.last - rows.first, columns.last - columns.first), self.device)
+                latents = self.model.transform.analysis(x, **conditions)
+                yield tuple(y.cpu() for y in grid.core(latents, rows, columns))
+
+        with stage("analysis"), torch.inference_mode():
+            return grid.join(parts())
+
+    def reconstruct(
+        self, latents: tuple[Tensor, ...], size: tuple[int, int], grey: bool, tile: int = 0
+    ) -> np.ndarray:
         """Latents -> uint8 (H, W, 3), or (H, W) if grey, cropped to size = (H, W)."""
+        out = np.empty(size if grey else (*size, 3), np.uint8)
+        grid = Grid.of(self.model, size, tile)
         with stage("synthesis"), torch.inference_mode():
-            inputs = tuple(y.float().to(self.device) for y in latents)
-            x = self.model.transform.synthesis(inputs)[0, :, : size[0], : size[1]]
-            if grey:
-                x = x.mean(0, keepdim=True)
-            pixels = x.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-        return np.ascontiguousarray(pixels[:, :, 0] if grey else pixels)
+            for rows, columns in grid:
+                part = grid.inside(latents, rows, columns, around=True)
+                inputs = tuple(y.float().to(self.device) for y in part)
+                x = self.model.transform.synthesis(inputs)[0]
+                x = x[:, rows.start - rows.first :, columns.start - columns.first :]
+                target = out[rows.start : rows.stop, columns.start : columns.stop]
+                target[:] = _pixels(x[:, : target.shape[0], : target.shape[1]], grey)
+        return out
 
     @property
     def stride(self) -> int:
@@ -264,11 +279,11 @@ class Codec:
         with stage("container"):
             header, sections = container.read(data)
             self._check_header(header)
-        padded = tuple(n + -n % self.stride for n in (header.height, header.width))
         level = header.quality / QUALITY_STEP
         calibration = sections.get(Section.CALIBRATION, b"")
+        grid = Grid.of(self.model, (header.height, header.width), header.tile)
         with stage("networks"):
-            latents = read_latents(self.model, sections[Section.SYMBOLS], calibration, padded, level)
+            latents = tiles.read(self.model, sections[Section.SYMBOLS], calibration, level, grid)
         return header, sections, latents
 
     def _check_header(self, header: Header) -> None:
@@ -282,27 +297,35 @@ class Codec:
                 f"the file was written with weights {header.digest.hex()}, but these are {self._digest.hex()}: "
                 "install the plugin version that has them, or give the file with --weights"
             )
-        if header.tile:
-            raise CorruptFileError("the file claims to have tiles, which this method does not write")
+        if header.tile % self.stride:
+            raise CorruptFileError(
+                f"tiles of {header.tile} pixels do not fit this method: get the file again"
+            )
 
 
 class _Encoding:
     """One picture on its way to a file: analysed once, coded at as many levels as rate control asks for."""
 
     def __init__(
-        self, codec: Codec, picture: Picture, extra: dict[Section, bytes], conditions: dict[str, object]
+        self,
+        codec: Codec,
+        picture: Picture,
+        extra: dict[Section, bytes],
+        tile: int,
+        conditions: dict[str, object],
     ):
         unknown = set(conditions) - set(codec.entry.conditions)
         if unknown:
             raise UsageError(f"{codec.entry.name} does not take {', '.join(sorted(unknown))}")
         self.codec, self.picture, self.extra = codec, picture, extra
-        self.latents = codec.analyse(picture, **conditions)
+        self.grid = tiles.checked(Grid.of(codec.model, picture.pixels.shape[:2], tile))
+        self.latents = codec.analyse(picture, self.grid.side, **conditions)
         self._coded: tuple[float, bytes, tuple[Tensor, ...]] | None = None
 
     def file(self, level: float) -> bytes:
         """The whole file at a level, a multiple of 1/256."""
         with stage("networks"):
-            payload, calibration, latents_hat = write_latents(self.codec.model, self.latents, level)
+            payload, calibration, latents_hat = tiles.write(self.codec.model, self.latents, level, self.grid)
         sections = {Section.SYMBOLS: payload, **self.extra}
         if calibration:
             sections[Section.CALIBRATION] = calibration
@@ -314,6 +337,7 @@ class _Encoding:
             quality=round(level * QUALITY_STEP),
             width=width,
             height=height,
+            tile=self.grid.side,
             grey=self.picture.grey,
         )
         with stage("container"):
@@ -361,9 +385,26 @@ class _Encoding:
         """PSNR in dB of the file coded last."""
         assert self._coded is not None
         width, height = self.picture.size
-        pixels = self.codec.reconstruct(self._coded[2], (height, width), self.picture.grey)
+        pixels = self.codec.reconstruct(self._coded[2], (height, width), self.picture.grey, self.grid.side)
         mse = np.square(pixels.astype(np.float64) - self.picture.pixels).mean()
         return float(10 * np.log10(255**2 / max(mse, 1e-10)))
+
+
+def _padded(pixels: np.ndarray, size: tuple[int, int], device: torch.device) -> Tensor:
+    """uint8 (h, w[, 3]) -> (1, 3, H, W) in [0, 1], channels_last, the border repeated up to size = (H, W)."""
+    pixels = pixels if pixels.ndim == 3 else pixels[:, :, None].repeat(3, 2)
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None]
+    height, width = x.shape[-2:]
+    x = F.pad(x.float().div_(255), (0, size[1] - width, 0, size[0] - height), mode="replicate")
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _pixels(x: Tensor, grey: bool) -> np.ndarray:
+    """(3, H, W) in about [0, 1] -> uint8 (H, W, 3), or (H, W) if grey."""
+    if grey:
+        x = x.mean(0, keepdim=True)
+    pixels = x.clamp(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return pixels[:, :, 0] if grey else pixels
 
 
 def _extra_sections(picture: Picture, metadata: bytes | None, keep: bool) -> dict[Section, bytes]:

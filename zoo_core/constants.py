@@ -27,3 +27,6 @@ QUALITY_STEP = 256
 MAX_PIXELS = int(os.environ.get("ZOO_MAX_PIXELS", 2**28))
 
 CACHE = Path(os.environ.get("ZOO_CACHE", Path.home() / ".cache" / "zoo"))
+
+DEFAULT_MEMORY = 2 * 2**30
+"""Bytes that coding a picture may take; larger pictures are cut into tiles."""

@@ -25,9 +25,12 @@ class Transform(nn.Module, ABC):
     Attributes:
         downscale: H and W must be multiples of it; the codec pads to that.
         conditions: side inputs that `analysis` takes by keyword, known to the encoder only.
+        bytes_per_pixel: memory of the transforms and the entropy model at their peak; from it the codec
+            chooses tiles for large pictures.
     """
 
     downscale: int
+    bytes_per_pixel: int = 512
     conditions: tuple[str, ...] = ()
 
     @abstractmethod

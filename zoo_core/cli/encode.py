@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.cli import batch, files, options
+from zoo_core.cli import batch, files, options, side_inputs
+from zoo_core.constants import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     from zoo_core.codec import Codec
@@ -23,9 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rate.add_argument("--max-bytes", type=options.positive, metavar="N", help="best quality in N bytes")
     rate.add_argument("--target-bpp", type=float, metavar="BPP", help="as many bits per pixel, or just fewer")
     rate.add_argument("--target-psnr", type=float, metavar="DB", help="smallest file with this PSNR in dB")
+    parser.add_argument("--tile", type=int, metavar="N", help="cut into tiles of N pixels; 0: no tiles")
+    parser.add_argument(
+        "--memory",
+        type=options.size,
+        default=DEFAULT_MEMORY,
+        metavar="SIZE",
+        help="without --tile: choose tiles such that coding fits into SIZE, as 800M or 4G (default: 2G)",
+    )
     parser.add_argument("--convert", action="store_true", help="convert 16-bit, CMYK and others to 8-bit RGB")
     parser.add_argument("--no-metadata", action="store_true", help="leave out EXIF and ICC profile")
     parser.add_argument("--verify", action="store_true", help="decode the symbols again before writing")
+    side_inputs.add_arguments(parser)
     options.add_runtime(parser)
 
 
@@ -35,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
     def prepare() -> batch.Work:
         codec = options.load_codec(args)
-        return lambda job: _encode(codec, job, args)
+        conditions = side_inputs.given(args, codec.entry)
+        return lambda job: _encode(codec, job, args, conditions)
 
     return batch.run(jobs, prepare)
 
@@ -47,7 +58,7 @@ def encoded_name(path: Path) -> Path:
     return path.with_name(path.name + ".zoo")
 
 
-def _encode(codec: Codec, job: files.Job, args: argparse.Namespace) -> None:
+def _encode(codec: Codec, job: files.Job, args: argparse.Namespace, conditions: dict[str, object]) -> None:
     from zoo_core import container
 
     start = time.perf_counter()
@@ -59,6 +70,9 @@ def _encode(codec: Codec, job: files.Job, args: argparse.Namespace) -> None:
         keep_metadata=not args.no_metadata,
         convert=args.convert,
         verify=args.verify,
+        tile=args.tile,
+        memory=args.memory,
+        **conditions,
     )
     with files.writing(job.target) as file:
         file.write(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return value
+
+
+def size(text: str) -> int:
+    """An argument in bytes: 1500, 800M, 4G, with units of 1024."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)(?:i?b)?", text.strip().lower())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 800M or 4G")
+    return int(float(match[1]) * 1024 ** " kmg".index(match[2] or " "))
 
 
 def use_threads(count: int | None) -> None:

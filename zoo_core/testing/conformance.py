@@ -22,7 +22,7 @@ import torch
 import zoo_core as zoo
 from zoo_core import registry, weights
 from zoo_core.codec import Codec
-from zoo_core.container import Section, read
+from zoo_core.container import Section, inspect, read
 from zoo_core.entropy.coder import LIKELIHOOD_BOUND
 from zoo_core.entropy.stream import Encoder
 from zoo_core.errors import RateError, UsageError, WrongWeightsError, ZooError
@@ -76,6 +76,13 @@ class CodecConformance:
         for width, height in ((side, 70), (33, side)):
             image = zoo.decode(codec.encode(picture(width, height)))
             assert image.size == (width, height)
+
+    def test_tiles(self, codec: Codec) -> None:
+        """A picture in tiles decodes, whatever is left for the last row and column of them."""
+        side = 2 * codec.stride
+        data = codec.encode(picture(3 * side - 5, side + 1), tile=side, verify=True)
+        assert inspect(data).tile == side
+        assert codec.decode(data).size == (3 * side - 5, side + 1)
 
     def test_decoded_picture_resembles_the_original(self, codec: Codec) -> None:
         if codec.weights is None:
