@@ -18,6 +18,9 @@ INTERFACE_VERSION = 1
 
 ENTRY_POINT_GROUP = "zoo_core"
 
+DEFAULT_MODEL = "weconvene-q3"
+"""What encodes when nobody names a model."""
+
 LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
 """Rate-distortion trade-off of the levels q1..q6, for 255^2 * MSE in bits per pixel."""
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import registry
+from zoo_core.constants import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from zoo_core.codec import Codec
-
-DEFAULT_MODEL = "weconvene-q3"
 
 log = logging.getLogger(__name__)
 
