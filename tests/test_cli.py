@@ -163,7 +163,23 @@ def test_encode_and_decode_write_beside_the_input(tmp_path: Path, loaded: list, 
 def test_options_reach_the_codec(tmp_path: Path, loaded: list[FakeCodec]) -> None:
     photo = picture(tmp_path / "a.png")
     out = tmp_path / "out.zoo"
-    assert encode(photo, "-o", out, "--max-bytes", 900, "--no-metadata", "--convert", "--verify") == exits.OK
+    assert (
+        encode(
+            photo,
+            "-o",
+            out,
+            "--max-bytes",
+            900,
+            "--no-metadata",
+            "--convert",
+            "--verify",
+            "--tile",
+            128,
+            "--memory",
+            "3G",
+        )
+        == exits.OK
+    )
     assert loaded[-1].quality == 3
     assert loaded[-1].calls == [
         {
@@ -173,10 +189,34 @@ def test_options_reach_the_codec(tmp_path: Path, loaded: list[FakeCodec]) -> Non
             "keep_metadata": False,
             "convert": True,
             "verify": True,
+            "tile": 128,
+            "memory": 3 * 2**30,
         }
     ]
     assert encode(photo, "-f", "-o", out, "-q", "4.5") == exits.OK
     assert loaded[-1].quality == 4.5
+
+
+def test_side_inputs_reach_a_codec_that_takes_them(
+    tmp_path: Path, loaded: list, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, out = picture(tmp_path / "a.png"), tmp_path / "out.zoo"
+    assert encode(photo, "-o", out, "--roi", "mask.png") == exits.UNUSABLE
+    assert "fake does not take --roi" in one_error(capsys) and not out.exists()
+    takes = ("roi", "roi_threshold", "roi_dilate")
+    monkeypatch.setattr(FakeCodec, "entry", dataclasses.replace(ENTRY, conditions=takes))
+    assert encode(photo, "-o", out, "--roi", "mask.png", "--roi-dilate", "3") == exits.OK
+    assert loaded[-1].calls[0].items() >= {"roi": "mask.png", "roi_dilate": 3}.items()
+    assert "roi_threshold" not in loaded[-1].calls[0]
+    assert encode(photo, "-f", "-o", out, "--roi", "0,0,4,3;.5,0,1,1") == exits.OK
+    assert loaded[-1].calls[0]["roi"] == [(0, 0, 4, 3), (0.5, 0, 1, 1)]
+
+
+def test_options_may_stand_between_the_files(tmp_path: Path, loaded: list[FakeCodec]) -> None:
+    first, second = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
+    assert encode(first, "-q", "2", second) == exits.OK
+    assert loaded[-1].quality == 2
+    assert (tmp_path / "a.zoo").exists() and (tmp_path / "b.zoo").exists()
 
 
 def test_two_rates_at_once_are_refused(tmp_path: Path, loaded: list, capsys: Any) -> None:
@@ -371,7 +411,7 @@ def test_a_bug_in_one_file_is_told_apart(album: Path, loaded: list, capsys: Any)
 def test_two_inputs_for_one_output_are_not_merged(tmp_path: Path, loaded: list, capsys: Any) -> None:
     first, second = picture(tmp_path / "a.jpg"), picture(tmp_path / "a.png", size=(9, 9))
     assert encode("--quiet", "-f", first, second) == exits.SOME_FAILED
-    assert f"{second}: {first} is already written to {tmp_path / 'a.zoo'}" in capsys.readouterr().err
+    assert f"{second}: {first} is written to {tmp_path / 'a.zoo'} already" in capsys.readouterr().err
     assert Image.open(io.BytesIO((tmp_path / "a.zoo").read_bytes()[len(MAGIC) :])).size == (8, 6)
 
 

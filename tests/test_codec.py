@@ -132,7 +132,9 @@ def test_model_follows_compressai(codec):
 def test_compose_joins_registered_halves():
     composed = zoo.compose(transform="weconvene", entropy_model="weconvene")
     x = picture(40, 40)
-    assert composed.decode(composed.encode(x)).size == (40, 40)
+    data = composed.encode(x)
+    assert zoo.inspect(data).method == "weconvene-with-weconvene"
+    assert np.array_equal(zoo.decode(data), composed.decode(data))
     with pytest.raises(UnknownModelError):
         zoo.compose(transform="weconvene", entropy_model="nothing")
 
@@ -218,3 +220,39 @@ def test_compressais_own_evaluation_accepts_the_model(codec):
     assert real["bpp"] == pytest.approx(estimated["bpp"], rel=0.02, abs=0.01)
     assert real["psnr-rgb"] == pytest.approx(estimated["psnr-rgb"], abs=0.02)
     assert real["bpp"] == pytest.approx(8 * len(codec.encode(picture(256, 192))) / (256 * 192), rel=0.05)
+
+
+def test_codecs_do_not_share_weights(codec):
+    other = zoo.load("weconvene-q3")
+    with torch.no_grad():
+        next(other.model.transform.parameters()).add_(1)
+    x = picture(40, 40)
+    assert zoo.load("weconvene-q3").encode(x) == codec.encode(x)
+    with pytest.raises(WrongWeightsError, match="changed after loading"):
+        other.encode(x)
+
+
+def test_a_model_in_another_mode_or_precision_writes_no_file():
+    for change in (lambda m: m.float(), lambda m: m.train()):
+        other = zoo.load("weconvene-q3")
+        change(other.model)
+        with pytest.raises(WrongWeightsError, match="changed after loading"):
+            other.encode(picture(8, 8))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"metadata": "text"}, {"quality": "3"}, {"max_bytes": "9"}, {"quality": 7}]
+)
+def test_arguments_of_the_wrong_type_say_so(codec, arguments):
+    with pytest.raises(UsageError):
+        codec.encode(picture(8, 8), **arguments)
+
+
+def test_a_model_says_which_sizes_it_takes(codec):
+    with pytest.raises(UsageError, match="multiples of 64, not 100 x 64"):
+        codec.model(torch.zeros(1, 3, 64, 100))
+
+
+def test_a_name_is_a_string():
+    with pytest.raises(UsageError, match="named by a string"):
+        zoo.load(3)

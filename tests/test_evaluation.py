@@ -376,7 +376,7 @@ def test_figure_errors_say_what_to_do(tmp_path: Path, monkeypatch) -> None:
         figure.draw([Curve("a", [0.1], [30])], [], [], tmp_path / "rd.nonsense")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=r"zoo-core\[plot\]"):
-        figure.require()
+        figure.require(tmp_path / "rd.png")
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,12 @@ def sound(name: str, kind: str = "codec", factory: str = "absent_module:build") 
     return SOUND.format(name=name, kind=kind, factory=factory)
 
 
-def write_distribution(site: Path, distribution: str, source: str, version: str = "1.0") -> None:
-    """An installed package: a module, and the metadata that pip would leave beside it."""
+def write_distribution(
+    site: Path, distribution: str, source: str, version: str = "1.0", model: str = ""
+) -> None:
+    """An installed package: a module, one with its model, and the metadata that pip would leave beside them."""
     module = distribution.replace("-", "_")
+    (site / f"{module}_model.py").write_text(model)
     (site / f"{module}.py").write_text(textwrap.dedent(source))
     metadata = site / f"{module}-{version}.dist-info"
     metadata.mkdir(parents=True)
@@ -206,12 +209,14 @@ def test_near_misses_are_suggested(name: str, install: Install) -> None:
 
 @pytest.mark.parametrize("name", registry.PUBLISHED)
 def test_published_methods_tell_which_package_to_install(name: str, install: Install) -> None:
-    with pytest.raises(UnknownModelError, match=rf"'{name}' is not installed: pip install zoo-{name}$"):
+    with pytest.raises(
+        UnknownModelError, match=rf"'{name}' is not installed: install its package zoo-{name}$"
+    ):
         registry.parse(f"{name}-q3")
 
 
 def test_a_near_miss_of_a_published_method_tells_its_package(install: Install) -> None:
-    with pytest.raises(UnknownModelError, match=r"did you mean 's2lic' \(pip install zoo-s2lic\)"):
+    with pytest.raises(UnknownModelError, match=r"did you mean 's2lic' \(package zoo-s2lic\)"):
         registry.find("s2lc")
 
 
@@ -232,7 +237,7 @@ def test_build_calls_the_factory_with_the_preset(install: Install) -> None:
 @pytest.mark.parametrize("factory", ["absent_module:build", "zoo_ant:absent"])
 def test_build_wraps_a_factory_that_cannot_be_imported(factory: str, install: Install) -> None:
     install("zoo-ant", sound("ant", factory=factory))
-    with pytest.raises(PluginError, match=f"'ant': cannot load {factory}: "):
+    with pytest.raises(PluginError, match=f"'ant': {factory} of zoo-ant 1.0 fails: "):
         registry.build(registry.find("ant"), "base")
 
 
@@ -265,3 +270,25 @@ def test_listing_in_a_fresh_process_imports_neither_models_nor_torch(tmp_path: P
     assert [line for line in lines if line.startswith("outsider")] == [f"outsider-q{n}" for n in range(1, 7)]
     assert lines[-1] == "loaded []"
     assert result.stderr.count("\n") == result.stderr.count("zoo-faulty 1.0") == 1
+
+
+FACTORIES = {
+    "syntax": ("def build(:", "SyntaxError"),
+    "raises": ("def build():\n    raise ValueError('two\\nlines')", "ValueError: two lines"),
+    "arguments": ("import math\nbuild = math.sqrt", "TypeError"),
+    "missing": ("x = 1", "AttributeError"),
+}
+
+
+@pytest.mark.parametrize("fault", FACTORIES)
+def test_a_factory_that_fails_is_the_plugins_fault(fault: str, install: Install) -> None:
+    source, reason = FACTORIES[fault]
+    plugin = (
+        sound("ant", factory="zoo_ant_model:build")
+        .replace("{'width': 8}", "{}")
+        .replace('{"width": 8}', "{}")
+    )
+    install("zoo-ant", plugin, model=source)
+    with pytest.raises(PluginError, match=reason) as caught:
+        registry.build(registry.find("ant"))
+    assert "zoo-ant" in str(caught.value) and "\n" not in str(caught.value)

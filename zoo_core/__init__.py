@@ -13,7 +13,8 @@
 | models, entries        | what is installed; imports no model                           |
 | compose                | a codec out of a transform and an entropy model               |
 | inspect                | what a .zoo file says about itself, without decoding          |
-| Codec, Transform, EntropyModel | the interfaces that plugins implement                 |
+| Codec                  | what `load` returns                                           |
+| Transform, EntropyModel, CodecModel | what plugins implement, and the two joined       |
 | Entry, Weights, Paper, hookimpl | what a plugin registers                              |
 | ZooError               | root of every error raised on purpose (see zoo_core.errors)   |
 
@@ -35,6 +36,7 @@ _HOME = {
     "models": "zoo_core.registry",
     "entries": "zoo_core.registry",
     "Codec": "zoo_core.codec",
+    "CodecModel": "zoo_core.model",
     "Transform": "zoo_core.interfaces",
     "EntropyModel": "zoo_core.interfaces",
     "Entry": "zoo_core.hooks",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from zoo_core.hooks import hookimpl as hookimpl
     from zoo_core.interfaces import EntropyModel as EntropyModel
     from zoo_core.interfaces import Transform as Transform
+    from zoo_core.model import CodecModel as CodecModel
     from zoo_core.registry import entries as entries
     from zoo_core.registry import models as models
 

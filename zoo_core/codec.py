@@ -10,6 +10,7 @@ import copy
 import functools
 import logging
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo_core import container, images, registry, tiles
-from zoo_core.constants import DEFAULT_MEMORY, QUALITY_STEP
+from zoo_core.constants import DEFAULT_MEMORY, LAMBDAS, QUALITY_STEP
 from zoo_core.container import Header, Section
 from zoo_core.device import checked_device
 from zoo_core.errors import (
@@ -71,7 +72,8 @@ def load(
     entry, level = registry.parse(name)
     quality = _checked_quality(quality if quality is not None else level if level is not None else 3.0)
     file = locate(entry, preset, weights)
-    model = copy.copy(_network(entry.name, preset, file, checked_device(device)))  # shares its parameters
+    # A copy of its own: whoever trains or changes a codec's model changes no other codec.
+    model = copy.deepcopy(_network(entry.name, preset, file, checked_device(device)))
     return Codec(entry, preset, model, quality, file)
 
 
@@ -119,23 +121,13 @@ def compose(
 ) -> Codec:
     """A codec out of a registered transform and a registered entropy model, with random weights.
 
+    It has a name, "<transform>-with-<entropy model>", which `load`, `zoo train` and its files know too.
+
     Raises:
         UnknownModelError: one of the names is not registered.
         UsageError: the latents of the one do not fit the other.
     """
-    first, second = registry.find(transform, "transform"), registry.find(entropy_model, "entropy_model")
-    halves = registry.build(first, preset), registry.build(second, preset)
-    model = CodecModel(*halves)
-    offered = tuple(shape[0] for shape in halves[0].latent_shapes(model.downscale, model.downscale))
-    if offered != halves[1].latent_channels:
-        raise UsageError(
-            f"transform '{transform}' has latents of {offered} channels, entropy model '{entropy_model}' takes "
-            f"{halves[1].latent_channels}: choose a pair that agrees"
-        )
-    model.update()
-    name = f"{first.name}-with-{second.name}"
-    entry = Entry(name=name, kind="codec", factory="", presets={preset: {}}, conditions=first.conditions)
-    return Codec(entry, preset, model.prepare(checked_device(device)), _checked_quality(quality), None)
+    return load(f"{transform}{registry.WITH}{entropy_model}", quality=quality, preset=preset, device=device)
 
 
 class Codec:
@@ -161,6 +153,7 @@ class Codec:
         self.model.default_level = quality
         self.device = next(model.transform.parameters()).device
         self._digest = bytes.fromhex(weights.sha256)[: container.DIGEST_SIZE] if weights else bytes(8)
+        self._versions = self._parameter_versions()
 
     def encode(
         self,
@@ -202,8 +195,11 @@ class Codec:
         wanted = [v for v in (quality, max_bytes, target_bpp, target_psnr) if v is not None]
         if len(wanted) > 1:
             raise UsageError("give only one of quality, max_bytes, target_bpp, target_psnr")
-        if any(not v > 0 for v in wanted):
-            raise UsageError(f"a rate or quality must be above 0, not {wanted[0]}")
+        if any(not isinstance(v, numbers.Real) or not v > 0 for v in wanted):
+            raise UsageError(f"a rate or quality is a number above 0, not {wanted[0]!r}")
+        if metadata is not None and not isinstance(metadata, bytes):
+            raise UsageError(f"metadata is bytes, not {type(metadata).__name__}: encode it first")
+        self._check_unchanged()
         with stage("image"):
             picture = images.read(image, convert=convert)
             extra = _extra_sections(picture, metadata, keep_metadata)
@@ -224,6 +220,7 @@ class Codec:
 
     def decode(self, data: bytes) -> Image.Image:
         """The picture in the bytes of a .zoo file of this method; see `zoo_core.decode` for the errors."""
+        self._check_unchanged()
         header, sections, latents = self._latents(data)
         pixels = self.reconstruct(latents, (header.height, header.width), header.grey, header.tile)
         with stage("image"):
@@ -280,6 +277,19 @@ class Codec:
                 target = out[rows.start : rows.stop, columns.start : columns.stop]
                 target[:] = _pixels(x[:, : target.shape[0], : target.shape[1]], grey)
         return out
+
+    def _parameter_versions(self) -> tuple[int, ...]:
+        """Counts how often each parameter was written."""
+        return tuple(p._version for p in self.model.parameters() if not p.is_inference())
+
+    def _check_unchanged(self) -> None:
+        """Files name the weights that were loaded: nobody could decode them if others had written them."""
+        precision = next(self.model.entropy_model.parameters()).dtype
+        if self._parameter_versions() != self._versions or self.model.training or precision != torch.float64:
+            raise WrongWeightsError(
+                f"the model of this {self.entry.name} was changed after loading (weights, mode or precision): save "
+                "its weights with zoo_core.weights.write_tensors and load a codec with weights=FILE"
+            )
 
     @property
     def stride(self) -> int:
@@ -373,9 +383,9 @@ class _Encoding:
         """The file of about the lowest level that reaches a PSNR in dB: less than 0.02 dB more."""
         best = self._search(self._psnr, psnr, 0.02, 1.4, above=True)
         if best is None:
-            self.file(6.0)
+            self.file(float(len(LAMBDAS)))
             raise RateError(
-                f"level 6 reaches {self._psnr():.2f} dB on this picture, not {psnr:g}: ask for less"
+                f"level {len(LAMBDAS)} reaches {self._psnr():.2f} dB on this picture, not {psnr:g}: ask for less"
             )
         return best
 
@@ -387,7 +397,7 @@ class _Encoding:
         Secant steps from the middle level, with bisection where they do not converge. The measure of the file
         coded last grows with the level, by about `slope` a level.
         """
-        low, high = QUALITY_STEP, 6 * QUALITY_STEP
+        low, high = QUALITY_STEP, len(LAMBDAS) * QUALITY_STEP
         place, slope = (low + high) // 2, slope / QUALITY_STEP
         aim = target + (tolerance if above else -tolerance) / 2
         best, before, steps = None, None, 0
@@ -466,6 +476,6 @@ def _extra_sections(picture: Picture, metadata: bytes | None, keep: bool) -> dic
 
 def _checked_quality(quality: float) -> float:
     """The level on the file's grid of 1/256."""
-    if not 1 <= quality <= 6:
-        raise UsageError(f"the quality is a level from 1 to 6, not {quality}")
+    if not isinstance(quality, numbers.Real) or not 1 <= quality <= len(LAMBDAS):
+        raise UsageError(f"the quality is a level from 1 to {len(LAMBDAS)}, not {quality!r}")
     return round(quality * QUALITY_STEP) / QUALITY_STEP

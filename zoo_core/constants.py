@@ -2,8 +2,7 @@
 
 | variable             | meaning                                                       |
 |----------------------|---------------------------------------------------------------|
-| ZOO_CACHE            | folder for small caches (default: ~/.cache/zoo)               |
-| ZOO_MAX_PIXELS       | refuse pictures with more pixels (default: 2^28)              |
+| ZOO_MAX_PIXELS       | refuse pictures with more pixels (default and for nonsense: 2^28) |
 | HF_HUB_OFFLINE       | read by huggingface_hub: never ask the Hub                    |
 | HF_ENDPOINT, HF_HOME | read by huggingface_hub: another Hub server, its cache folder |
 """
@@ -11,7 +10,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 INTERFACE_VERSION = 1
 """Version of the plugin interface; a plugin that names another one is skipped with a reason."""
@@ -27,9 +25,14 @@ LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483)
 QUALITY_STEP = 256
 """The quality is stored in the file in steps of 1/256 of a level."""
 
-MAX_PIXELS = int(os.environ.get("ZOO_MAX_PIXELS", 2**28))
 
-CACHE = Path(os.environ.get("ZOO_CACHE", Path.home() / ".cache" / "zoo"))
+def _number(variable: str, default: int) -> int:
+    """A whole number above 0 from the environment; anything else is as good as unset."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() and int(text) else default
+
+
+MAX_PIXELS = _number("ZOO_MAX_PIXELS", 2**28)
 
 DEFAULT_MEMORY = 2 * 2**30
 """Bytes that coding a picture may take; larger pictures are cut into tiles."""

@@ -293,7 +293,10 @@ def _check_header(header: Header, invalid: type[ZooError]) -> None:
     if min(header.width, header.height) < 1:
         raise invalid(f"a picture of {_size(header)} has no pixels")
     if max(header.width, header.height) > MAX_DIMENSION:
-        raise LimitExceededError(f"a picture of {_size(header)} has a side beyond the limit {MAX_DIMENSION}")
+        raise LimitExceededError(
+            f"a picture of {_size(header)} has a side beyond the limit of {MAX_DIMENSION:,}: the file is damaged "
+            "or made to do harm, get it from where it was written"
+        )
     if header.width * header.height > constants.MAX_PIXELS:
         raise LimitExceededError(
             f"a picture of {_size(header)} is beyond the limit of {constants.MAX_PIXELS:,} pixels: "
@@ -304,7 +307,8 @@ def _check_header(header: Header, invalid: type[ZooError]) -> None:
 def _check_payload(kind: int, length: int) -> None:
     if length > MAX_SECTION:
         raise LimitExceededError(
-            f"section {_title(kind)} has {length:,} bytes, beyond the limit of {MAX_SECTION:,}"
+            f"section {_title(kind)} has {length:,} bytes, beyond the limit of {MAX_SECTION:,}: what it holds is "
+            "too large, or the file is damaged"
         )
 
 

@@ -1,14 +1,14 @@
-"""What a plugin implements: a transform, an entropy model, or a codec that joins one of each.
+"""What a plugin implements: a transform and an entropy model; `zoo_core.model.CodecModel` joins one of each.
 
 A transform turns pictures into latents and back. An entropy model turns latents into symbols and back,
 as one walk over a `Coder` (zoo_core.entropy.coder): the same `code` estimates bits in training, writes a
-file, and reads it. `zoo_core.model.CodecModel` joins the two.
+file, and reads it. The factory of a codec returns a `CodecModel`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -33,13 +33,26 @@ class Transform(nn.Module, ABC):
     bytes_per_pixel: int = 512
     conditions: tuple[str, ...] = ()
 
+    def side_inputs(self, height: int, width: int, **given: Any) -> dict[str, Any]:
+        """Side inputs as a user gave them, checked, and as `analysis` takes them; for one picture.
+
+        A map of the picture, (1, C, height, width), is padded and cut into tiles with it.
+
+        Raises:
+            SideInputError: one of them cannot be used.
+        """
+        return given
+
     @abstractmethod
-    def analysis(self, x: Tensor, **conditions: object) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> latents."""
+    def analysis(self, x: Tensor, **conditions: Any) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> latents, as many as `latent_shapes` lists.
+
+        More may follow that are not coded, for the encoder's half of an entropy model that knows them.
+        """
 
     @abstractmethod
     def synthesis(self, latents: tuple[Tensor, ...]) -> Tensor:
-        """Latents -> (B, 3, H, W), not clamped."""
+        """Latents, and what else the entropy model returned -> (B, 3, H, W), not clamped."""
 
     @abstractmethod
     def latent_shapes(self, height: int, width: int) -> tuple[Shape, ...]:
@@ -72,6 +85,8 @@ class EntropyModel(nn.Module, ABC):
         level: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """Walk over all symbols and return the latents as the decoder will know them.
+
+        More may follow that the decoder knows, for a synthesis that uses it (the hyper-latent).
 
         Args:
             coder: estimates, writes or reads symbols. Nothing else may look at `latents`.

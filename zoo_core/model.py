@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from zoo_core import registry
 from zoo_core.entropy.coder import Estimator
+from zoo_core.errors import UsageError
 from zoo_core.interfaces import EntropyModel, Transform
 
 
@@ -44,6 +46,11 @@ class CodecModel(nn.Module):
         """Analysis and the walk: what the synthesis is given, and the estimator with likelihoods and values."""
         if level is None:
             level = x.new_full((x.shape[0],), self.default_level)
+        if x.shape[-2] % self.downscale or x.shape[-1] % self.downscale:
+            raise UsageError(
+                f"the model takes pictures whose sides are multiples of {self.downscale}, not "
+                f"{x.shape[-1]} x {x.shape[-2]}: pad it first; Codec.encode does so by itself"
+            )
         latents = self.transform.analysis(x, **conditions)
         precision = next(self.entropy_model.parameters()).dtype
         if precision == torch.float64:
@@ -64,14 +71,14 @@ class CodecModel(nn.Module):
         """Build the integer tables of the hyper-latent from the learned density."""
         self.entropy_model.update()
 
-    def compress(self, x: Tensor, level: float | None = None) -> dict:
+    def compress(self, x: Tensor, level: float | None = None, **conditions: object) -> dict:
         """x (B, 3, H, W) -> {"strings": [payloads, calibrations], "shape": (H, W)}, image by image.
 
         H and W must be multiples of `downscale`, as everywhere in CompressAI's conventions.
         """
         level = self.default_level if level is None else level
         with torch.inference_mode():
-            latents = self.transform.analysis(x)
+            latents = self.transform.analysis(x, **conditions)
         coded = [write_latents(self, tuple(y[i : i + 1] for y in latents), level) for i in range(len(x))]
         return {"strings": [[c[0] for c in coded], [c[1] for c in coded]], "shape": tuple(x.shape[-2:])}
 
@@ -86,6 +93,28 @@ class CodecModel(nn.Module):
             with torch.inference_mode():
                 images.append(self.transform.synthesis(tuple(y.float() for y in latents)))
         return {"x_hat": torch.cat(images).clamp_(0, 1)}
+
+
+def join(transform: str, entropy_model: str, preset: str = "base") -> CodecModel:
+    """The model out of a registered transform and a registered entropy model.
+
+    Raises:
+        UsageError: the latents of the one do not fit the other.
+    """
+    first = registry.build(registry.find(transform, "transform"), preset)
+    second = registry.build(registry.find(entropy_model, "entropy_model"), preset)
+    stride = first.downscale * second.downscale
+    offered = tuple(shape[0] for shape in first.latent_shapes(stride, stride))
+    if offered != tuple(second.latent_channels):
+        raise UsageError(
+            f"transform '{transform}' has latents of {_list(offered)} channels, entropy model '{entropy_model}' "
+            f"takes {_list(second.latent_channels)}: choose a pair that agrees"
+        )
+    return CodecModel(first, second)
+
+
+def _list(numbers: tuple[int, ...]) -> str:
+    return " and ".join(str(n) for n in numbers)
 
 
 def write_latents(

@@ -22,7 +22,7 @@ import pluggy
 
 from zoo_core import hooks
 from zoo_core.constants import ENTRY_POINT_GROUP, INTERFACE_VERSION, LAMBDAS
-from zoo_core.errors import DuplicateNameError, PluginError, UnknownModelError, UsageError
+from zoo_core.errors import DuplicateNameError, PluginError, UnknownModelError, UsageError, ZooError
 from zoo_core.hooks import Entry, Kind
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ PUBLISHED = (
     "deformable-checkerboard",
 )
 """Methods that the zoo publishes; the method NAME comes in the package zoo-NAME."""
+
+WITH = "-with-"
+"""Joins the names of two halves to that of a codec."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -98,6 +101,8 @@ def models() -> list[str]:
 def find(name: str, kind: Kind | None = None) -> Entry:
     """The entry of that name. Without `kind`, a codec comes before a transform or an entropy model.
 
+    "<transform>-with-<entropy model>" is a codec too, made out of the two.
+
     Raises:
         UnknownModelError: nobody offers the name; the message has the near misses or the package to install.
         DuplicateNameError: several plugins offer it; only the name asked for matters here.
@@ -108,6 +113,8 @@ def find(name: str, kind: Kind | None = None) -> Entry:
         same = [item for item in registered if (item.entry.kind, item.entry.name) == (wanted, name)]
         if same:
             return _only(same).entry
+    if kind in (None, "codec") and name.count(WITH) == 1:
+        return _composed(name)
     raise _not_found(name, kind)
 
 
@@ -118,6 +125,8 @@ def parse(name: str) -> tuple[Entry, float | None]:
         UsageError: the level is no number between 1 and 6.
         UnknownModelError, DuplicateNameError, PluginError: as `find`.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"a model is named by a string such as 'weconvene-q3', not by {type(name).__name__}")
     match = _WITH_LEVEL.fullmatch(name)
     if match is None:
         return find(name), None
@@ -130,7 +139,7 @@ def broken() -> list[BrokenPlugin]:
 
 
 def distribution(entry: Entry) -> str:
-    """Name and version of the package that registered the entry: "zoo-weconvene 0.1.0".
+    """Name and version of the package that registered the entry: "zoo-weconvene 0.1.0", or of its halves.
 
     Raises:
         PluginError: no installed package registered it.
@@ -138,6 +147,9 @@ def distribution(entry: Entry) -> str:
     for item in _discover().registered:
         if item.entry is entry:
             return item.distribution
+    if WITH in entry.name:
+        owners = (distribution(find(part, kind)) for part, kind in _halves(entry.name))
+        return ", ".join(dict.fromkeys(owners))
     raise PluginError(f"{entry.name!r} was not registered by an installed package")
 
 
@@ -146,16 +158,19 @@ def build(entry: Entry, preset: str = "base") -> torch.nn.Module:
 
     Raises:
         UsageError: there is no such preset.
-        PluginError: the factory cannot be imported.
+        PluginError: the factory cannot be imported, or raises.
     """
     if preset not in entry.presets:
         raise UsageError(f"{entry.name!r} has no preset {preset!r}: choose from {', '.join(entry.presets)}")
     module, _, attribute = entry.factory.partition(":")
     try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise PluginError(f"{entry.name!r}: cannot load {entry.factory}: {_reason(error)}") from error
-    return factory(**entry.presets[preset])
+        return getattr(importlib.import_module(module), attribute)(**entry.presets[preset])
+    except ZooError:
+        raise
+    except Exception as error:  # a stranger's code: whatever it raises is the plugin's fault
+        raise PluginError(
+            f"{entry.name!r}: {entry.factory} of {_maker(entry)} fails: {_reason(error)}: report it there"
+        ) from error
 
 
 def refresh() -> None:
@@ -231,6 +246,12 @@ def _check(entry: object) -> None:
         raise PluginError(f"{entry.name!r} has factory {entry.factory!r}, not 'package.module:callable'")
 
 
+def _maker(entry: Entry) -> str:
+    """Who offers an entry, also one that was changed on the way."""
+    owners = [i.distribution for i in _discover().registered if i.entry.factory == entry.factory]
+    return owners[0] if owners else "an unknown package"
+
+
 def _owner(point: importlib.metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
 
@@ -242,6 +263,27 @@ def _reason(error: BaseException) -> str:
 
 
 # --- names ------------------------------------------------------------------------------------------
+
+
+def _halves(name: str) -> list[tuple[str, Kind]]:
+    return list(zip(name.split(WITH), ("transform", "entropy_model"), strict=True))
+
+
+def _composed(name: str) -> Entry:
+    """The codec "<transform>-with-<entropy model>" out of two halves that have a preset in common."""
+    transform, entropy_model = (find(part, kind) for part, kind in _halves(name))
+    return Entry(
+        name=name,
+        kind="codec",
+        factory="zoo_core.model:join",
+        presets={
+            preset: {"transform": transform.name, "entropy_model": entropy_model.name, "preset": preset}
+            for preset in transform.presets
+            if preset in entropy_model.presets
+        },
+        summary=f"transform of {transform.name}, entropy model of {entropy_model.name}",
+        conditions=transform.conditions,
+    )
 
 
 def _only(same: Sequence[_Registered]) -> _Registered:
@@ -270,11 +312,11 @@ def _not_found(name: str, kind: Kind | None) -> PluginError | UnknownModelError:
         if name == plugin.entry_point or plugin.distribution.startswith(f"zoo-{name} "):
             return PluginError(f"{name!r} comes from {plugin.distribution}, which is broken: {plugin.reason}")
     if name in PUBLISHED:
-        return UnknownModelError(f"{name!r} is not installed: pip install zoo-{name}")
+        return UnknownModelError(f"{name!r} is not installed: install its package zoo-{name}")
     what = f"no {'model' if kind is None else kind.replace('_', ' ')} named {name!r}"
     installed = {i.entry.name for i in _discover().registered if kind in (None, i.entry.kind)}
     near = difflib.get_close_matches(name.lower().replace("_", "-"), [*installed, *PUBLISHED])
     if near:
-        hints = [repr(n) if n in installed else f"{n!r} (pip install zoo-{n})" for n in dict.fromkeys(near)]
+        hints = [repr(n) if n in installed else f"{n!r} (package zoo-{n})" for n in dict.fromkeys(near)]
         return UnknownModelError(f"{what}: did you mean {' or '.join(hints)}?")
     return UnknownModelError(f"{what}: installed are {', '.join(sorted(installed)) or 'none'} (see zoo list)")

@@ -80,36 +80,44 @@ def _run(args: argparse.Namespace) -> int:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Read the command line; only the module of the command in it is imported."""
-    common = _common()
-    parser = _Parser(
-        prog="zoo",
-        description="Learned image codecs: compress photos to .zoo files and back.",
-        epilog=exits.EPILOG + "\nzoo COMMAND --help explains a command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        parents=[common],
+    place = next((i for i, word in enumerate(words) if not word.startswith("-")), None)
+    defaults = argparse.Namespace(verbose=0, quiet=False, debug=False)
+    if place is None:
+        return _overview().parse_args(words or ["--help"], defaults)
+    name = words[place]
+    if name not in COMMANDS:
+        _overview().error(_unknown(name))
+    parser = _parser(f"zoo {name}", COMMANDS[name], exits.EPILOG)
+    module = importlib.import_module(f"zoo_core.cli.{name}")
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+    rest = [*words[:place], *words[place + 1 :]]
+    return parser.parse_intermixed_args(rest, defaults)  # options may stand between the files
+
+
+def _overview() -> _Parser:
+    """The parser of `zoo` without a command: help and version."""
+    parser = _parser(
+        "zoo",
+        "learned image codecs: compress photos to .zoo files and back",
+        exits.EPILOG + "\nzoo COMMAND --help explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"zoo {__version__}")
-    called = next((word for word in words if not word.startswith("-")), None)
-    if called is not None and called not in COMMANDS:
-        parser.error(_unknown(called))
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
-        child = commands.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=exits.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            parents=[common],
-        )
-        if name == called:
-            module = importlib.import_module(f"zoo_core.cli.{name}")
-            module.add_arguments(child)
-            child.set_defaults(run=module.run)
-    defaults = argparse.Namespace(verbose=0, quiet=False, debug=False)
-    return parser.parse_args(words or ["--help"], defaults)
+        commands.add_parser(name, help=text)
+    return parser
+
+
+def _parser(prog: str, text: str, epilog: str) -> _Parser:
+    return _Parser(
+        prog=prog,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=[_common()],
+    )
 
 
 def _common() -> _Parser:

@@ -21,17 +21,20 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, as Pillow has them."""
 
 
-def side_by_side(pictures: Sequence[tuple[Sequence[str], Image.Image]]) -> Image.Image:
+def side_by_side(
+    pictures: Sequence[tuple[Sequence[str], Image.Image]], part: Box | None = None
+) -> Image.Image:
     """One sheet with a column for each picture: label, whole picture, enlarged part.
 
     Args:
-        pictures: (lines of the label, RGB picture); all of the same size. The enlarged part is where the
-            first one, the original, has most detail, so the choice favours no codec.
+        pictures: (lines of the label, RGB picture); all of the same size.
+        part: a square to be enlarged. By default where the first picture, the original, has most detail, so
+            that the choice favours no codec.
 
     Returns:
         RGB picture.
     """
-    part = busiest_part(pictures[0][1])
+    part = part or busiest_part(pictures[0][1])
     columns = [_column(label, picture, part) for label, picture in pictures]
     width, height = columns[0].size
     sheet = Image.new("RGB", (_MARGIN + len(columns) * (width + _MARGIN), height + 2 * _MARGIN), _PAPER)

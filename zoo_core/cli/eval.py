@@ -107,7 +107,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
     from zoo_core.evaluation import figure
 
     if args.plot:
-        figure.require()
+        figure.require(args.plot)
     if args.force:
         return
     for path in (args.json, args.plot):

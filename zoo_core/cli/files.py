@@ -199,7 +199,9 @@ def _with_problems(jobs: Sequence[Job], force: bool) -> list[Job]:
 
 def _conflict(job: Job, target: Path, first: Job, force: bool) -> UsageError | None:
     if first is not job:
-        return UsageError(f"{job.name}: {first.name} is already written to {target}")
+        return UsageError(
+            f"{job.name}: {first.name} is written to {target} already: encode them to two folders"
+        )
     if not os.path.exists(target):
         return None
     if job.source is not None and os.path.samefile(target, job.source):

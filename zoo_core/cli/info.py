@@ -82,11 +82,12 @@ def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{key}"
             yield from _lines(value, indent + "  ")
         else:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else _number(value)
+            text = ", ".join(map(str, value)) if isinstance(value, list) else _text(key, value)
             yield f"{indent}{key.ljust(width)}  {text}"
 
 
-def _number(value: Any) -> str:
+def _text(key: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    counts = isinstance(value, int) and not isinstance(value, bool) and key != "year"
+    return f"{value:,}" if counts else str(value)

@@ -24,17 +24,21 @@ _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#
 """Okabe and Ito's colours, which the colour-blind can tell apart."""
 
 
-def require() -> None:
-    """Fail early, before hours of measuring, if the figure could not be drawn at the end.
+def require(path: Path) -> None:
+    """Fail early, before hours of measuring, if the figure could not be written to `path` at the end.
 
     Raises:
-        UsageError: matplotlib is not installed.
+        UsageError: matplotlib is not installed, or does not write that format.
     """
     try:
         import matplotlib  # noqa: F401
+        from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
         message = "the figure needs matplotlib; run: pip install 'zoo-core[plot]'"
         raise UsageError(message) from error
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise UsageError(f"a figure cannot be written to {path}: its name must end in png, svg or pdf")
 
 
 def draw(codecs: Sequence[Curve], anchors: Sequence[Curve], published: Sequence[Curve], path: Path) -> None:
@@ -46,7 +50,7 @@ def draw(codecs: Sequence[Curve], anchors: Sequence[Curve], published: Sequence[
     Raises:
         UsageError: matplotlib is not installed, or does not know the format.
     """
-    require()
+    require(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5), layout="constrained")

@@ -10,6 +10,7 @@ Needs pytest. A plugin with trained weights is tested with them, otherwise with 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -18,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import zoo_core as zoo
 from zoo_core import registry, weights
 from zoo_core.codec import Codec
-from zoo_core.container import Section, inspect, read
+from zoo_core.container import Section, inspect, read, write
 from zoo_core.entropy.coder import LIKELIHOOD_BOUND
 from zoo_core.entropy.stream import Encoder
 from zoo_core.errors import RateError, UsageError, WrongWeightsError, ZooError
@@ -31,6 +33,9 @@ from zoo_core.testing.pictures import picture
 from zoo_core.testing.poison import Recorder
 
 _SIZES = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 70)
+
+_PAYLOAD_FRAME, _CODER_STATE = 5, 8
+"""Bytes of the symbols payload besides the words: checksum and a length; and of the coder's final state."""
 
 _CHILD = """
 import hashlib, sys, torch
@@ -112,7 +117,8 @@ class CodecConformance:
             pytest.skip("random weights: symbols so rare that the estimate stops at its bound")
         estimate = float(bits(out["likelihoods"])) / 8
         _, sections = read(codec.encode(x, quality=level))
-        assert len(sections[Section.SYMBOLS]) == pytest.approx(estimate, rel=0.01, abs=24)
+        coded = len(sections[Section.SYMBOLS]) - _PAYLOAD_FRAME
+        assert abs(coded - estimate) <= 0.01 * estimate + _CODER_STATE
 
     def test_modes_are_kept(self, codec: Codec) -> None:
         x = picture(30, 20)
@@ -127,7 +133,9 @@ class CodecConformance:
     def test_rate_rises_with_the_level(self, codec: Codec) -> None:
         x = picture(128, 128)
         sizes = [len(codec.encode(x, quality=q)) for q in (1, 2, 3, 4, 5, 6)]
-        assert sizes == sorted(set(sizes))
+        assert sizes == sorted(set(sizes)), (
+            "bytes of q1..q6 must rise: does the walk pass RateGains to the coder?"
+        )
 
     def test_max_bytes(self, codec: Codec) -> None:
         x = picture(96, 96)
@@ -174,8 +182,19 @@ class CodecConformance:
             zoo.load(self.method, weights=path).decode(small)
 
     def test_wrong_method(self, codec: Codec, small: bytes) -> None:
-        with pytest.raises((ZooError, UsageError)):
-            codec.decode(small.replace(self.method.encode(), b"x" * len(self.method)))
+        header, sections = read(small)
+        other = write(dataclasses.replace(header, method="another-method"), sections)
+        with pytest.raises(UsageError, match="this file is of another-method"):
+            codec.decode(other)
+
+    def test_changed_weights_write_no_file(self, codec: Codec) -> None:
+        """Files name the weights: a model that somebody changed must not write under the old name."""
+        changed, untouched = zoo.load(f"{self.method}-q3"), zoo.load(f"{self.method}-q3")
+        with torch.no_grad():
+            next(changed.model.transform.parameters()).add_(1)
+        with pytest.raises(WrongWeightsError, match="changed after loading"):
+            changed.encode(picture(8, 8))
+        assert untouched.encode(picture(8, 8)) == codec.encode(picture(8, 8))
 
     # -- one walk ---------------------------------------------------------------------------------------
 
@@ -268,11 +287,14 @@ def _tensor(codec: Codec, seed: int) -> torch.Tensor:
 
 
 def _trainable(method: str) -> CodecModel:
-    """A fresh model whose hyper-latent is not all zero, so that every weight can have a gradient."""
+    """A fresh model in which every weight can have a gradient: neither its hyper-latent nor a layer is all zero."""
     torch.manual_seed(1)
     model = registry.build(registry.find(method, "codec"), "base").train()
     with torch.no_grad():
         for name, p in model.entropy_model.named_parameters():
             if "h_a" in name and name.endswith("weight") and p.dim() == 4:
                 p.mul_(2)
+        for module in model.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.any():
+                nn.init.normal_(module.weight, std=0.02)
     return model
