@@ -32,9 +32,10 @@ COMMANDS = {
     "eval": "measure rate and distortion on real files, with BD-rates against named curves",
     "bench": "measure where the time of encoding and decoding goes",
     "train": "train a method on a folder of photos",
+    "new-plugin": "write a working plugin to change into your own method",
     "push": "publish weights and model card on the Hugging Face Hub",
 }
-"""Every command with its line of help; its module is `zoo_core.cli.<command>`."""
+"""Every command with its line of help; its module is `zoo_core.cli.<command>`, with _ for -."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,10 +89,12 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     if name not in COMMANDS:
         _overview().error(_unknown(name))
     parser = _parser(f"zoo {name}", COMMANDS[name], exits.EPILOG)
-    module = importlib.import_module(f"zoo_core.cli.{name}")
+    module = importlib.import_module(f"zoo_core.cli.{name.replace('-', '_')}")
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
     rest = [*words[:place], *words[place + 1 :]]
+    if "--" in rest:  # what follows are files, whatever they begin with
+        return parser.parse_args(rest, defaults)
     return parser.parse_intermixed_args(rest, defaults)  # options may stand between the files
 
 

@@ -118,7 +118,9 @@ class CodecConformance:
         estimate = float(bits(out["likelihoods"])) / 8
         _, sections = read(codec.encode(x, quality=level))
         coded = len(sections[Section.SYMBOLS]) - _PAYLOAD_FRAME
-        assert abs(coded - estimate) <= 0.01 * estimate + _CODER_STATE
+        # Random weights predict badly: what they call nearly certain is skipped, or escapes.
+        share, rest = (0.01, _CODER_STATE) if codec.weights else (0.03, 32)
+        assert coded == pytest.approx(estimate, rel=0, abs=share * estimate + rest)
 
     def test_modes_are_kept(self, codec: Codec) -> None:
         x = picture(30, 20)
