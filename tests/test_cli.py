@@ -25,8 +25,8 @@ import pytest
 from PIL import Image
 
 import zoo_core
-from zoo_core import cli, registry
-from zoo_core.cli import comparison, console, demo, exits, files
+from zoo_core import atomic, cli, registry
+from zoo_core.cli import comparison, console, demo, exits
 from zoo_core.errors import ImageError, MismatchError, NotAZooFileError
 from zoo_core.hooks import Entry, Weights
 
@@ -494,7 +494,7 @@ def test_a_full_disk_leaves_nothing(
         monkeypatch.setattr(os, "replace", full)
     else:
         monkeypatch.setattr(FullFile, "write", full)
-        monkeypatch.setattr(files, "open", lambda path, _: FullFile(io.FileIO(path, "x")), raising=False)
+        monkeypatch.setattr(atomic, "open", lambda path, _: FullFile(io.FileIO(path, "x")), raising=False)
     assert encode("-f", photo) == exits.UNUSABLE
     line = one_error(capsys)
     assert line.startswith(f"zoo: error: {photo}: {tmp_path / 'a.zoo'}: No space left on device (free some")
@@ -707,7 +707,7 @@ def test_every_command_explains_itself(command: str, capsys: Any) -> None:
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     code = f"""
 import pathlib, sys, time
-from zoo_core import cli
+from zoo_core import atomic, cli
 from zoo_core.cli import files, list as command
 
 def run(args):

@@ -12,14 +12,13 @@ import functools
 import hashlib
 import importlib.util
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import hub
+from zoo_core.atomic import replacing
 from zoo_core.errors import WeightsNotFoundError, WrongWeightsError
 from zoo_core.hooks import Entry, Weights
 
@@ -158,7 +157,8 @@ def write_tensors(
     """
     _check_finite(tensors, path)
     data = _serialise(tensors, metadata or {})
-    _replace(Path(path), data)
+    with replacing(Path(path)) as file:
+        file.write(data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -240,16 +240,3 @@ def _serialise(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str])
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _PREFIX)  # the tensors stay aligned
     return len(text).to_bytes(_PREFIX, "little") + text + data[end:]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file that takes its name only when it is complete and on the disk."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

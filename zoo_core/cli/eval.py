@@ -99,7 +99,11 @@ def _models_and_pictures(args: argparse.Namespace) -> tuple[dict[str, Levels], l
         raise UsageError("--weights belongs to one method; name only that one")
     if not inputs or files.STREAM in inputs:
         raise UsageError("name at least one picture or folder after the model")
-    return models, [job.source for job in files.find(inputs, files.PICTURES) if job.source]
+    jobs = files.find(inputs, files.PICTURES)
+    for job in jobs:
+        if job.problem is not None:
+            raise job.problem
+    return models, [job.source for job in jobs if job.source]
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

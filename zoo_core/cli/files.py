@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from zoo_core.atomic import replacing
 from zoo_core.errors import UsageError
 
 STREAM = "-"
@@ -121,19 +121,14 @@ def writing(target: Path | None) -> Iterator[BinaryIO]:
         _write_through(target, buffer.getbuffer())
         return
     real = Path(os.path.realpath(target))  # a link stays a link
-    temporary = real.with_name(f".zoo-{secrets.token_hex(6)}.tmp")
+    real.parent.mkdir(parents=True, exist_ok=True)
     try:
-        real.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
+        with replacing(real) as file:
             yield file
-        os.replace(temporary, real)
     except OSError as error:
-        if error.filename in (None, str(temporary)) and error.strerror:
-            error.filename, error.filename2 = str(target), None
+        if error.filename == str(real):
+            error.filename = str(target)
         raise
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _write_through(target: Path | None, data: memoryview) -> None:

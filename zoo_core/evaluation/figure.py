@@ -53,7 +53,7 @@ def draw(codecs: Sequence[Curve], anchors: Sequence[Curve], published: Sequence[
     require(path)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     labels = {"psnr": "PSNR [dB], RGB", "ms_ssim": "MS-SSIM [dB], RGB"}
     for axes, metric in zip((left, right), METRICS, strict=True):
@@ -62,7 +62,7 @@ def draw(codecs: Sequence[Curve], anchors: Sequence[Curve], published: Sequence[
         axes.set_xlabel("rate [bits per pixel]")
         axes.set_ylabel(labels[metric])
         axes.grid(alpha=0.3)
-    left.legend(loc="lower right", fontsize="small")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
     try:
         figure.savefig(path, dpi=150)
     except ValueError as error:

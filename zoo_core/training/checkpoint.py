@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo_core.atomic import replacing
 from zoo_core.errors import UsageError
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -18,12 +18,8 @@ CHECKPOINT_FILE = "checkpoint.pt"
 
 def write(state: dict[str, Any], folder: Path) -> None:
     """Save the state of a run; a crash or a full disk leaves the older checkpoint as it was."""
-    partial = folder / "checkpoint.partial"
-    with partial.open("wb") as file:
+    with replacing(folder / CHECKPOINT_FILE) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / CHECKPOINT_FILE)
 
 
 def read(folder: Path) -> dict[str, Any]:

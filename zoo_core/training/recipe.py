@@ -26,7 +26,8 @@ class Recipe:
     """What one run does; with the model and the photos, everything that changes its result.
 
     Attributes:
-        steps: optimiser steps. batch, crop: crops a step and their side in pixels.
+        steps: optimiser steps. batch, crop: crops a step and their side in pixels. Smaller crops teach the
+            model borders: in whole pictures it then meets surroundings that it never saw.
         learning_rate: at the top of the schedule (cosine to 0 after `warmup` steps).
         clip: largest gradient norm. ema: decay of the averaged weights.
         jitter: smallest factor by which the source of a crop is reduced.
@@ -35,8 +36,8 @@ class Recipe:
     """
 
     steps: int = 20_000
-    batch: int = 16
-    crop: int = 128
+    batch: int = 8
+    crop: int = 256
     learning_rate: float = 5e-4
     warmup: int = 200
     clip: float = 1.0
