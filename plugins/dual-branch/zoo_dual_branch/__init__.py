@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="Learned Image Compression with Dual-Branch Encoder and Conditional Information Coding",
@@ -61,6 +61,13 @@ PRESETS = {
 }
 
 
+WEIGHTS = Weights(
+    file="dual-branch-base.safetensors",
+    sha256="d6e43aeb4d08a5748db40c65973fea32d9b4cfdfb04e28b85a4fa774ebddffa8",
+    size=6_760_784,
+)
+
+
 @hookimpl
 def zoo_register() -> list[Entry]:
     return [
@@ -69,6 +76,7 @@ def zoo_register() -> list[Entry]:
             kind="codec",
             factory="zoo_dual_branch.model:build",
             presets=PRESETS,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="two encoders, for local and global information; one latent is the condition of the other",
         ),

@@ -45,8 +45,8 @@ PAPER_PRESET = {
 
 WEIGHTS = Weights(
     file="weconvene-base.safetensors",
-    sha256="ec7f807e99304a34bda120e34792146892580b7b6a8fe6761ff26fa4a1b48d3e",
-    size=9765392,
+    sha256="43597c4a0c607b1e32cf778be28c3e9bd0252281a526f676ffb4a8da03b50dd1",
+    size=9_765_392,
 )
 
 _TRANSFORM_KEYS = ("stem", "stages", "top", "latent")
