@@ -210,6 +210,11 @@ def test_side_inputs_reach_a_codec_that_takes_them(
     assert "roi_threshold" not in loaded[-1].calls[0]
     assert encode(photo, "-f", "-o", out, "--roi", "0,0,4,3;.5,0,1,1") == exits.OK
     assert loaded[-1].calls[0]["roi"] == [(0, 0, 4, 3), (0.5, 0, 1, 1)]
+    takes = ("caption", "captioner", "text_mode")
+    monkeypatch.setattr(FakeCodec, "entry", dataclasses.replace(ENTRY, conditions=takes))
+    assert encode(photo, "-f", "-o", out, "--caption", "a red kite", "--text-mode", "best") == exits.OK
+    assert loaded[-1].calls[0].items() >= {"caption": "a red kite", "text_mode": "best"}.items()
+    assert encode(photo, "-f", "-o", out, "--roi", "mask.png") == exits.UNUSABLE
 
 
 def test_options_may_stand_between_the_files(tmp_path: Path, loaded: list[FakeCodec]) -> None:
@@ -707,7 +712,7 @@ def test_every_command_explains_itself(command: str, capsys: Any) -> None:
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     code = f"""
 import pathlib, sys, time
-from zoo_core import atomic, cli
+from zoo_core import cli
 from zoo_core.cli import files, list as command
 
 def run(args):

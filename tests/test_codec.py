@@ -256,3 +256,33 @@ def test_a_model_says_which_sizes_it_takes(codec):
 def test_a_name_is_a_string():
     with pytest.raises(UsageError, match="named by a string"):
         zoo.load(3)
+
+
+def test_an_encoder_keeps_the_cheapest_of_its_choices(monkeypatch):
+    """Whichever side inputs a transform offers: none costs less in rate and distortion than what is written."""
+    codec, x = zoo.load("weconvene-q3"), picture(64, 64)
+    plain = type(codec.model.transform).analysis
+
+    def coarser(transform, x, factor=1.0):
+        return tuple(factor * y for y in plain(transform, x))
+
+    monkeypatch.setattr(type(codec.model.transform), "analysis", coarser)
+    costs = {}
+    for factors in ((1.0,), (0.5,), (0.5, 1.0), (1.0, 0.5)):
+        choices = tuple({"factor": factor} for factor in factors)
+        monkeypatch.setattr(type(codec.model.transform), "choices", lambda self, choices=choices: choices)
+        data = codec.encode(x, quality=3)
+        error = np.square(np.asarray(codec.decode(data), float) - x).mean()
+        bytes_coded = sum(map(len, container.read(data)[1].values()))
+        costs[factors] = 8 * bytes_coded / 64**2 + 0.0067 * error
+    assert costs[(1.0,)] < costs[(0.5,)]
+    assert costs[(0.5, 1.0)] == costs[(1.0, 0.5)] == costs[(1.0,)]
+
+
+def test_side_inputs_are_told_the_picture(monkeypatch):
+    codec, x, seen = zoo.load("weconvene-q3"), picture(40, 24), []
+    monkeypatch.setattr(
+        type(codec.model.transform), "side_inputs", lambda self, pixels, **given: seen.append(pixels) or given
+    )
+    codec.encode(x)
+    assert len(seen) == 1 and np.array_equal(seen[0], x)

@@ -157,9 +157,9 @@ def test_an_unknown_hook_does_not_condemn_the_next_plugin(install: Install) -> N
 
 
 def test_asking_for_a_broken_plugin_tells_the_reason(install: Install) -> None:
-    install("zoo-selic", "import a_package_that_nobody_has")
-    with pytest.raises(PluginError, match=r"'selic' comes from zoo-selic 1\.0, which is broken: Module"):
-        registry.parse("selic-q2")
+    install("zoo-wasp", "import a_package_that_nobody_has")
+    with pytest.raises(PluginError, match=r"'wasp' comes from zoo-wasp 1\.0, which is broken: Module"):
+        registry.parse("wasp-q2")
 
 
 def test_duplicate_names_name_both_packages_and_leave_others_usable(install: Install) -> None:

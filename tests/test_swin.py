@@ -172,3 +172,11 @@ def test_every_parameter_learns_under_autocast(version):
     with torch.autocast("cpu", torch.bfloat16):
         stage(torch.randn(1, 16, 16, 16)).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in stage.parameters())
+
+
+@pytest.mark.parametrize(("version", "own"), [(1, 0), (2, 3 * 16**2)])
+@pytest.mark.parametrize(("size", "padded"), [((16, 16), 256), ((13, 21), 16 * 24)])
+def test_products_of_attention(version, own, size, padded):
+    """2 T C a token, padding included; version 2 projects without a layer that is counted by itself."""
+    layer = attention(version)
+    assert layer.products(torch.empty(3, *size, 16), 4) == 3 * padded * (2 * 64 * 16 + own)

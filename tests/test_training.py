@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from zoo_core.training.export import export
 from zoo_core.training.initial import initialise
 from zoo_core.training.loop import Trainer, read_log
 from zoo_core.training.loss import LevelBalance, lambda_of, rate_distortion
+from zoo_core.training.objective import Objective, Terms
 from zoo_core.training.recipe import Recipe, RunConfig
 from zoo_core.training.validate import validate
 from zoo_core.weights import WeightsFile, digest, read_tensors
@@ -264,6 +265,70 @@ def test_damaged_checkpoint(photos: list[Tensor], tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UsageError, match="damaged"):
         run.resume()
+
+
+class Shade(Objective):
+    """Gives each crop a random number, and notes what its step was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[tuple[float, ...]] = []
+        self.photos: list[list[Tensor]] = []
+
+    def conditions(self, x: Tensor, photos: Sequence[Tensor]) -> dict[str, Tensor]:
+        self.photos.append(list(photos))
+        return {"shade": torch.rand(len(x))}
+
+    def forward(self, model: CodecModel, x: Tensor, level: Tensor, **conditions: Tensor) -> Terms:
+        self.given.append(tuple(conditions.pop("shade").tolist()))
+        return super().forward(model, x, level, **conditions)
+
+
+def test_an_objective_supplies_side_inputs(photos: list[Tensor], tmp_path: Path) -> None:
+    """Every crop has its own, known photos beside it, and a resumed run draws the same ones."""
+
+    def shaded(name: str) -> Trainer:
+        crops = RandomCrops(photos, RECIPE.crop, RECIPE.jitter, RECIPE.seed)
+        return Trainer(small_model(), crops, RECIPE, tmp_path / name, objective=Shade())
+
+    whole, parts = shaded("whole"), shaded("parts")
+    for run in (whole, parts):
+        torch.manual_seed(5)
+        run.run() if run is whole else stop(run)
+    torch.manual_seed(99)
+    again = shaded("parts")
+    assert again.resume()
+    again.run()
+    assert whole.objective.given == parts.objective.given + again.objective.given
+    assert len(set(whole.objective.given[0])) == RECIPE.batch
+    cut_from = whole.objective.photos[0]
+    assert len(cut_from) == RECIPE.batch and all(any(a is b for b in photos) for a in cut_from)
+
+
+class Halves(Objective):
+    """Two phases."""
+
+    def begin(self, model: CodecModel, progress: float) -> bool:
+        return progress == 0.5
+
+
+def test_a_new_phase_starts_with_a_fresh_optimiser(photos: list[Tensor], tmp_path: Path) -> None:
+    crops = RandomCrops(photos, RECIPE.crop, RECIPE.jitter, RECIPE.seed)
+    run = Trainer(small_model(), crops, RECIPE, tmp_path, objective=Halves())
+    seen = []
+    for _ in range(RECIPE.steps):
+        run.train_step()
+        seen.append(int(run.optimizer.state[run.parameters[0]]["step"]))
+    assert seen == [1, 2, 3, 1, 2, 3]
+
+
+def test_side_inputs_reach_the_transform(photos: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, found = small_model(), []
+    plain = model.transform.analysis
+    monkeypatch.setattr(model.transform, "analysis", lambda x, shade: found.append(shade) or plain(x))
+    x = photos[0][None, :, :64, :64].float() / 255
+    Objective()(model, x, torch.tensor([2.0]), shade=0.5)
+    assert found == [0.5]
 
 
 # --- export and validation --------------------------------------------------------------------------

@@ -45,6 +45,9 @@ __all__ = ["Codec", "compose", "decode", "load", "stage_times"]
 _SECANT_STEPS = 8
 """Rate control bisects after so many steps."""
 
+_Coded = tuple[bytes, bytes, tuple[Tensor, ...]]
+"""Payload, calibration, and the latents as the decoder will know them."""
+
 log = logging.getLogger(__name__)
 
 
@@ -244,9 +247,14 @@ class Codec:
 
         `conditions` are side inputs as the user gave them.
         """
+        transform = self.model.transform
+        first, *_ = transform.choices(**transform.side_inputs(picture.pixels, **conditions))
+        return self._analyse(picture, tile, first)
+
+    def _analyse(self, picture: Picture, tile: int, prepared: dict[str, object]) -> tuple[Tensor, ...]:
+        """`analyse` with side inputs as the transform takes them."""
         size = picture.pixels.shape[:2]
         grid = Grid.of(self.model, size, tile)
-        prepared = self.model.transform.side_inputs(*size, **conditions)
         whole = {name: _map(value, size, grid) for name, value in prepared.items()}
 
         def parts() -> Iterator[tuple[Tensor, ...]]:
@@ -341,13 +349,16 @@ class _Encoding:
             raise UsageError(f"{codec.entry.name} does not take {', '.join(sorted(unknown))}")
         self.codec, self.picture, self.extra = codec, picture, extra
         self.grid = tiles.checked(Grid.of(codec.model, picture.pixels.shape[:2], tile))
-        self.latents = codec.analyse(picture, self.grid.side, **conditions)
+        transform = codec.model.transform
+        choices = transform.choices(**transform.side_inputs(picture.pixels, **conditions))
+        self.latents = [codec._analyse(picture, self.grid.side, prepared) for prepared in choices]
         self._coded: tuple[float, bytes, tuple[Tensor, ...]] | None = None
 
     def file(self, level: float) -> bytes:
         """The whole file at a level, a multiple of 1/256."""
         with stage("networks"):
-            payload, calibration, latents_hat = tiles.write(self.codec.model, self.latents, level, self.grid)
+            coded = [tiles.write(self.codec.model, y, level, self.grid) for y in self.latents]
+        payload, calibration, latents_hat = coded[0] if len(coded) == 1 else self._cheapest(coded, level)
         sections = {Section.SYMBOLS: payload, **self.extra}
         if calibration:
             sections[Section.CALIBRATION] = calibration
@@ -421,13 +432,27 @@ class _Encoding:
             log.info("level %.2f after %d steps", level, steps)
         return best
 
+    def _cheapest(self, coded: list[_Coded], level: float) -> _Coded:
+        """What costs least in bits per pixel + lambda * 255^2 * MSE."""
+        pixels = math.prod(self.picture.pixels.shape[:2])
+        weight = math.exp(np.interp(level, range(1, len(LAMBDAS) + 1), np.log(LAMBDAS)))
+
+        def cost(one: _Coded) -> float:
+            payload, calibration, latents_hat = one
+            return 8 * (len(payload) + len(calibration)) / pixels + weight * self._mse(latents_hat)
+
+        return min(coded, key=cost)
+
     def _psnr(self) -> float:
         """PSNR in dB of the file coded last."""
         assert self._coded is not None
+        return float(10 * np.log10(255**2 / max(self._mse(self._coded[2]), 1e-10)))
+
+    def _mse(self, latents_hat: tuple[Tensor, ...]) -> float:
+        """Mean squared error of the picture that the decoder will make, on the scale 0..255."""
         width, height = self.picture.size
-        pixels = self.codec.reconstruct(self._coded[2], (height, width), self.picture.grey, self.grid.side)
-        mse = np.square(pixels.astype(np.float64) - self.picture.pixels).mean()
-        return float(10 * np.log10(255**2 / max(mse, 1e-10)))
+        pixels = self.codec.reconstruct(latents_hat, (height, width), self.picture.grey, self.grid.side)
+        return float(np.square(pixels.astype(np.float64) - self.picture.pixels).mean())
 
 
 def _map(value: object, size: tuple[int, int], grid: Grid) -> object:

@@ -2,6 +2,7 @@
 
     ZooError
     |-- UsageError             an argument makes no sense
+    |   `-- SideInputError     a mask or a caption cannot be used (a ValueError too)
     |-- UnknownModelError      no such model; the message names the near misses
     |-- PluginError            a plugin is broken or does not fit this core
     |   `-- DuplicateNameError two distributions offer the same name
@@ -30,6 +31,10 @@ class ZooError(Exception):
 
 class UsageError(ZooError):
     """An argument makes no sense."""
+
+
+class SideInputError(UsageError, ValueError):
+    """A side input of the encoder (mask, caption) cannot be used."""
 
 
 class UnknownModelError(ZooError):

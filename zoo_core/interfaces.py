@@ -8,11 +8,14 @@ file, and reads it. The factory of a codec returns a `CodecModel`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from zoo_core.entropy.coder import Coder
 
 Shape = tuple[int, int, int]
@@ -33,15 +36,25 @@ class Transform(nn.Module, ABC):
     bytes_per_pixel: int = 512
     conditions: tuple[str, ...] = ()
 
-    def side_inputs(self, height: int, width: int, **given: Any) -> dict[str, Any]:
+    def side_inputs(self, pixels: np.ndarray, **given: Any) -> dict[str, Any]:
         """Side inputs as a user gave them, checked, and as `analysis` takes them; for one picture.
 
-        A map of the picture, (1, C, height, width), is padded and cut into tiles with it.
+        A map of the picture, (1, C, H, W), is padded and cut into tiles with it.
+
+        Args:
+            pixels: of the picture, uint8 (H, W[, 3]).
 
         Raises:
             SideInputError: one of them cannot be used.
         """
         return given
+
+    def choices(self, **prepared: Any) -> Sequence[dict[str, Any]]:
+        """Side inputs that the encoder tries, given those that `side_inputs` returned.
+
+        It keeps what costs least in rate and distortion.
+        """
+        return (prepared,)
 
     @abstractmethod
     def analysis(self, x: Tensor, **conditions: Any) -> tuple[Tensor, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core import registry
 from zoo_core.entropy.coder import Estimator
-from zoo_core.errors import UsageError
+from zoo_core.errors import UsageError, ZooError
+from zoo_core.hooks import Entry
 from zoo_core.interfaces import EntropyModel, Transform
 
 
@@ -98,19 +100,36 @@ class CodecModel(nn.Module):
 def join(transform: str, entropy_model: str, preset: str = "base") -> CodecModel:
     """The model out of a registered transform and a registered entropy model.
 
+    An entropy model of a single latent, whose factory takes its channels as `latent`, is built for those of the
+    transform.
+
     Raises:
         UsageError: the latents of the one do not fit the other.
     """
     first = registry.build(registry.find(transform, "transform"), preset)
-    second = registry.build(registry.find(entropy_model, "entropy_model"), preset)
-    stride = first.downscale * second.downscale
-    offered = tuple(shape[0] for shape in first.latent_shapes(stride, stride))
+    side = 16 * first.downscale
+    offered = tuple(shape[0] for shape in first.latent_shapes(side, side))
+    second = _entropy_model_for(offered, registry.find(entropy_model, "entropy_model"), preset)
     if offered != tuple(second.latent_channels):
         raise UsageError(
             f"transform '{transform}' has latents of {_list(offered)} channels, entropy model '{entropy_model}' "
             f"takes {_list(second.latent_channels)}: choose a pair that agrees"
         )
     return CodecModel(first, second)
+
+
+def _entropy_model_for(channels: tuple[int, ...], entry: Entry, preset: str) -> EntropyModel:
+    """The registered entropy model, for a single latent of another width if that is what is offered."""
+    usual = entry.presets.get(preset, {}).get("latent")
+    if len(channels) > 1 or usual in (None, channels[0]):
+        return registry.build(entry, preset)
+    wanted = {preset: {**entry.presets[preset], "latent": channels[0]}}
+    try:
+        return registry.build(replace(entry, presets=wanted), preset)
+    except ZooError as error:
+        raise UsageError(
+            f"entropy model '{entry.name}' cannot be built for a latent of {channels[0]} channels: {error}"
+        ) from error
 
 
 def _list(numbers: tuple[int, ...]) -> str:

@@ -49,22 +49,21 @@ class Grid:
         height, width: of the padded picture, multiples of `stride`.
         side: of a tile, a multiple of `stride`, or 0 for a single tile.
         stride: of the model.
-        units: height and width of each latent of a picture of stride x stride.
+
+    Latents may have any scale that divides `stride`; their own sizes tell it.
     """
 
     height: int
     width: int
     side: int
     stride: int
-    units: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, model: CodecModel, size: tuple[int, int], side: int) -> Grid:
         """The tiles of a picture of `size` = (H, W), whatever it is."""
         stride = model.downscale
-        units = tuple(shape[1:] for shape in model.transform.latent_shapes(stride, stride))
         height, width = (n + -n % stride for n in size)
-        return cls(height, width, side, stride, units)
+        return cls(height, width, side, stride)
 
     def __iter__(self) -> Iterator[tuple[Span, Span]]:
         """Rows and columns of each tile, row by row."""
@@ -83,25 +82,14 @@ class Grid:
         """The part of the picture's latents that belongs to a tile; `around`: with its margin."""
         down = (rows.first, rows.last) if around else (rows.start, rows.stop)
         across = (columns.first, columns.last) if around else (columns.start, columns.stop)
-        return tuple(
-            y[
-                ...,
-                self._at(down[0], u) : self._at(down[1], u),
-                self._at(across[0], v) : self._at(across[1], v),
-            ]
-            for y, (u, v) in zip(latents, self.units, strict=True)
-        )
+        return _cut(latents, (self.height, self.width), down, across)
 
     def core(self, latents: Latents, rows: Span, columns: Span) -> Latents:
         """The tile's own part of the latents of the tile with its margin."""
-        return tuple(
-            y[
-                ...,
-                self._at(rows.start - rows.first, u) : self._at(rows.stop - rows.first, u),
-                self._at(columns.start - columns.first, v) : self._at(columns.stop - columns.first, v),
-            ]
-            for y, (u, v) in zip(latents, self.units, strict=True)
-        )
+        size = (rows.last - rows.first, columns.last - columns.first)
+        down = (rows.start - rows.first, rows.stop - rows.first)
+        across = (columns.start - columns.first, columns.stop - columns.first)
+        return _cut(latents, size, down, across)
 
     def join(self, parts: Iterable[Latents]) -> Latents:
         """The picture's latents from those of its tiles, in their order."""
@@ -110,17 +98,26 @@ class Grid:
         whole: Latents = ()
         for (rows, columns), part in zip(self, parts, strict=True):
             if not whole:
-                whole = tuple(
-                    torch.empty(*y.shape[:2], self._at(self.height, u), self._at(self.width, v))
-                    for y, (u, v) in zip(part, self.units, strict=True)
-                )
+                tile = (rows.stop - rows.start, columns.stop - columns.start)
+                whole = tuple(self._empty(y, tile) for y in part)
             for target, source in zip(self.inside(whole, rows, columns), part, strict=True):
                 target.copy_(source)
         return whole
 
-    def _at(self, pixels: int, unit: int) -> int:
-        """A place in a latent, from one in the picture."""
-        return pixels // self.stride * unit
+    def _empty(self, y: Tensor, tile: tuple[int, int]) -> Tensor:
+        """Room for the picture's latent, of which `y` is that of one tile."""
+        return torch.empty(
+            *y.shape[:2], y.shape[2] * self.height // tile[0], y.shape[3] * self.width // tile[1]
+        )
+
+
+def _cut(latents: Latents, size: tuple[int, int], down: tuple[int, int], across: tuple[int, int]) -> Latents:
+    """What belongs to the pixels [down) and [across), from the latents of a region of `size` = (H, W) pixels."""
+    parts = []
+    for y in latents:
+        high, wide = size[0] // y.shape[-2], size[1] // y.shape[-1]  # pixels of one sample
+        parts.append(y[..., down[0] // high : down[1] // high, across[0] // wide : across[1] // wide])
+    return tuple(parts)
 
 
 def checked(grid: Grid) -> Grid:

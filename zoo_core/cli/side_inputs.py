@@ -40,6 +40,9 @@ SIDE_INPUTS = (
     ),
     SideInput("roi_threshold", "X", float, "grey from 0 to 1 at which the region begins (default: 0.5)"),
     SideInput("roi_dilate", "N", int, "widen the region by N pixels (default: 0)"),
+    SideInput("caption", "TEXT", str, "what the picture shows, in a few words"),
+    SideInput("captioner", "NAME", str, "who writes the caption if none is given, see the model card"),
+    SideInput("text_mode", "MODE", str, "best: use the caption only where it saves something"),
 )
 
 

@@ -1,8 +1,9 @@
 """What a model costs: parameters, and multiplications per pixel, counted without computing anything.
 
 Models are built on torch's meta device, where tensors have shapes only. Convolutions, linear layers, GDN's 1x1
-products and the two products of window attention are counted, without biases, activations and wavelet
-transforms, as the field does.
+products and those of attention are counted, without biases, activations and wavelet transforms, as the field
+does. A module that multiplies in a way of its own, as attention does, has a method `products`, called with its
+inputs.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from torch import Tensor, nn
 from zoo_core import registry
 from zoo_core.hooks import Entry
 from zoo_core.layers.gdn import GDN
-from zoo_core.layers.swin import WindowAttention, axis
 from zoo_core.model import CodecModel, parameter_count
 
-_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, GDN, WindowAttention)
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, GDN)
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,18 @@ def _counting(model: CodecModel, side: int) -> Iterator[Counter[str]]:
 
     def hook(name: str):
         def count(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-            found[name] += _products(module, inputs[0], out) / side**2 / 1000
+            counted = (
+                module.products(*inputs) if hasattr(module, "products") else _products(module, inputs[0], out)
+            )
+            found[name] += counted / side**2 / 1000
 
         return count
 
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _LAYERS)]
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, _LAYERS) or hasattr(module, "products")
+    ]
     handles = [module.register_forward_hook(hook(name)) for name, module in layers]
     try:
         yield found
@@ -94,11 +101,5 @@ def _counting(model: CodecModel, side: int) -> Iterator[Counter[str]]:
 def _products(module: nn.Module, x: Tensor, out: Tensor) -> int:
     if isinstance(module, nn.ConvTranspose2d):  # every sample of the input meets all weights of its channel
         return x.numel() * (module.weight.numel() // module.weight.shape[0])
-    if isinstance(
-        module, WindowAttention
-    ):  # every token, padding too, meets the keys and values of its window
-        batch, height, width, channels = x.shape
-        tokens = axis(height, module.window, 0).padded * axis(width, module.window, 0).padded
-        return 2 * batch * tokens * module.window**2 * channels
     weight = module.gamma if isinstance(module, GDN) else module.weight
     return out.numel() * (weight.numel() // weight.shape[0])

@@ -33,6 +33,14 @@ class PreciseConv2d(nn.Conv2d):
             return super().forward(x.to(self.weight.dtype))
 
 
+class PreciseConvTranspose2d(nn.ConvTranspose2d):
+    """Transposed convolution in the precision of its weights, also under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with full_precision(x):
+            return super().forward(x.to(self.weight.dtype))
+
+
 class StridedPointwise(nn.Conv2d):
     """1x1 convolution with a stride, as a plain 1x1 convolution of every `step`-th sample.
 

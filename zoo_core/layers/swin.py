@@ -142,6 +142,12 @@ class WindowAttention(nn.Module):
             out = out.roll((rows.shift, columns.shift), (1, 2))
         return out[:, :height, :width]
 
+    def products(self, tokens: Tensor, shift: int) -> int:
+        """Multiplications of queries with keys and of weights with values; padded tokens take part."""
+        batch, height, width, dim = tokens.shape
+        padded = axis(height, self.window, shift).padded * axis(width, self.window, shift).padded
+        return 2 * batch * padded * self.window**2 * dim
+
     def _all_windows(self, tokens: Tensor, rows: Axis, columns: Axis) -> Tensor:
         """(B, H', W', C) stays; windows with the same mask go together."""
         batch, height, width, dim = tokens.shape
@@ -199,6 +205,11 @@ class WindowAttentionV2(WindowAttention):
     def qkv(self, tokens: Tensor) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         return F.linear(tokens, self.projections.weight, bias)
+
+    def products(self, tokens: Tensor, shift: int) -> int:
+        """Those of every window attention, and of the projections, which are no layer of their own here."""
+        attention = super().products(tokens, shift)
+        return attention + attention // (2 * self.window**2) * 3 * self.dim
 
     def position_bias(self) -> Tensor:
         with full_precision(self.offsets):

@@ -69,6 +69,9 @@ class RandomCrops:
         size: side of a crop in pixels.
         jitter: smallest factor by which a crop's source is reduced; 1 for none.
         seed: of the random choices.
+
+    Attributes:
+        sources: the photos that the crops of the newest batch were cut from.
     """
 
     def __init__(self, photos: Sequence[Tensor], size: int, jitter: float = 0.6, seed: int = 0):
@@ -78,11 +81,13 @@ class RandomCrops:
         self.random = np.random.default_rng(seed)
         areas = np.array([p.shape[1] * p.shape[2] for p in photos], dtype=np.float64)
         self.weights = areas / areas.sum()
+        self.sources: list[Tensor] = []
 
     def batch(self, count: int) -> Tensor:
         """(count, 3, size, size) float in [0, 1]."""
         picks = self.random.choice(len(self.photos), count, p=self.weights)
-        return torch.stack([self._crop(self.photos[i]) for i in picks])
+        self.sources = [self.photos[i] for i in picks]
+        return torch.stack([self._crop(photo) for photo in self.sources])
 
     def _crop(self, photo: Tensor) -> Tensor:
         _, height, width = photo.shape

@@ -38,7 +38,7 @@ def initialise(model: CodecModel, entry: Entry, photos: Sequence[Tensor], init: 
     if init == "none":
         return
     if init not in (None, "block"):
-        _fill(model, Path(init))
+        fill(model, Path(init))
         return
     try:
         own_start(entry)(model, photos[:: max(1, len(photos) // _PHOTOS)])
@@ -60,7 +60,12 @@ def own_start(entry: Entry) -> Callable[[CodecModel, Sequence[Tensor]], None]:
     return start
 
 
-def _fill(model: CodecModel, path: Path) -> None:
+def fill(model: CodecModel, path: Path) -> None:
+    """Load a safetensors file into a model.
+
+    Raises:
+        WeightsError: it cannot be read, or does not fit the model.
+    """
     tensors = weights.read_tensors(weights.WeightsFile(path, weights.digest(path)))
     try:
         model.load_state_dict(tensors)

@@ -105,11 +105,13 @@ class Trainer:
         """One optimiser step; returns level, loss, bpp and mse of each sample."""
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"] = self.learning_rate() * factor
-        self.objective.begin(self.model, self.step / self.recipe.steps)
+        if self.objective.begin(self.model, self.step / self.recipe.steps):
+            self.optimizer.state.clear()
         x = self.crops.batch(self.recipe.batch).to(self.device)
         level = self._levels().to(self.device)
+        conditions = self.objective.conditions(x, self.crops.sources)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            loss, bpp, mse = self.objective(self.model, x, level)
+            loss, bpp, mse = self.objective(self.model, x, level, **conditions)
         self.optimizer.zero_grad(set_to_none=True)
         self.balance(loss, distortion(mse, level), level).backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)

@@ -8,7 +8,7 @@ function `objective(model, **settings)` in the module that holds its factory; th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -34,12 +34,29 @@ class Objective(nn.Module):
     kept in checkpoints, and no published weights contain them.
     """
 
-    def begin(self, model: CodecModel, progress: float) -> None:
-        """Called before each step with the share of the run that is done, 0 to 1: schedules, freezing."""
+    def begin(self, model: CodecModel, progress: float) -> bool | None:
+        """Called before each step with the share of the run that is done, 0 to 1: schedules, freezing.
 
-    def forward(self, model: CodecModel, x: Tensor, level: Tensor) -> Terms:
-        """x (B, 3, H, W) in [0, 1], level (B,) -> the terms of each sample."""
-        return Terms(*rate_distortion(x, model(x, level), level))
+        Returns:
+            whether a new phase begins, in which the optimiser forgets what it knows of older gradients.
+        """
+
+    def conditions(self, x: Tensor, photos: Sequence[Tensor]) -> dict[str, Any]:
+        """Side inputs (masks, captions) of a batch of crops, for methods that take them.
+
+        Random choices belong to torch's default generator on the CPU, whose state checkpoints keep.
+
+        Args:
+            x: crops (B, 3, H, W) in [0, 1]. photos: the photo each was cut from, uint8 (3, H', W').
+
+        Returns:
+            what `forward` gets by keyword, and hands to the transform's `analysis`.
+        """
+        return {}
+
+    def forward(self, model: CodecModel, x: Tensor, level: Tensor, **conditions: Any) -> Terms:
+        """x (B, 3, H, W) in [0, 1], level (B,), side inputs -> the terms of each sample."""
+        return Terms(*rate_distortion(x, model(x, level, **conditions), level))
 
     def learning_rate_factor(self, name: str) -> float:
         """Factor on the learning rate of the model's parameter `name`."""

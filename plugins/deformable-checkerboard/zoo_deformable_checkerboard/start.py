@@ -13,13 +13,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
 from zoo_core.layers.attention import ResidualUnit
 from zoo_core.layers.residual import ResidualBlock, ResidualBlockUpsample, ResidualBlockWithStride
 from zoo_core.model import CodecModel
+from zoo_core.training.axes import Axes
 from zoo_core.training.block_start import GAMMA, GREY, STEP, zero
 from zoo_deformable_checkerboard.estimation import ParameterNet
 from zoo_deformable_checkerboard.transform import Attention, ConcatenatedBlocks, DeformableModule
@@ -29,7 +29,6 @@ _GATE = -3.0
 _SPREAD = (0.3, 1.0, 3.0)
 """Scales of a mixture's components, relative to the root mean square of their channel."""
 _DEVIATIONS = 6.0
-_MAX_SIDE = 512
 
 
 @torch.no_grad()
@@ -50,40 +49,6 @@ def start(model: CodecModel, photos: Sequence[Tensor]) -> None:
     nets = {net for net in model.entropy_model.modules() if isinstance(net, ParameterNet)}
     for net in nets:
         _scales(net, axes.deviations[-1] / STEP)
-
-
-class Axes:
-    """Orthonormal matrices (out, 4 in) of four steps, for 2x2 neighbours ordered as `pixel_unshuffle` does.
-
-    Attributes:
-        steps: the matrices. deviations: root mean square along the axes of each, (out,).
-    """
-
-    def __init__(self, photos: Sequence[Tensor], counts: Sequence[int]):
-        x = [_centred(photo) for photo in photos if min(photo.shape[1:]) >= 16]
-        if not x:
-            raise UsageError("the block-transform start needs photos of at least 16 pixels a side")
-        self.steps: list[Tensor] = []
-        self.deviations: list[Tensor] = []
-        for count in counts:
-            matrix, deviation = _principal_axes(x, count)
-            self.steps.append(matrix)
-            self.deviations.append(deviation)
-            x = [torch.einsum("oc,chw->ohw", matrix, F.pixel_unshuffle(feature, 2)) for feature in x]
-
-
-def _centred(photo: Tensor) -> Tensor:
-    """A corner of a photo in sides of a multiple of 16, about grey; (3, H, W)."""
-    height, width = (min(_MAX_SIDE, n // 16 * 16) for n in photo.shape[1:])
-    return photo[:, :height, :width].float() / 255 - GREY
-
-
-def _principal_axes(features: Sequence[Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """First axes of 2x2 neighbours (not centred), (count, 4C), and root mean squares along them, (count,)."""
-    samples = [F.pixel_unshuffle(x, 2).flatten(1).double() for x in features]  # (4C, N) each
-    moment = sum(s @ s.T / s.shape[1] for s in samples) / len(samples)
-    values, vectors = torch.linalg.eigh(moment)
-    return vectors.flip(1)[:, :count].T.float(), values.flip(0)[:count].clamp_min(0).sqrt().float()
 
 
 # --- blocks that keep their size ------------------------------------------------------------------------
