@@ -10,6 +10,7 @@ positions. The mask appears nowhere in the walk, unless the ablation `dec_cond="
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate, pairwise
 from typing import Literal
 
@@ -122,24 +123,10 @@ class RoiSwinEntropy(EntropyModel):
             return [stage(blocks, hyper_latent, _DEPTH, hyper_heads, _WINDOW, mlp_ratio) for _ in range(2)]
 
         self.h_a = HyperAnalysis(latent, hyper_latent, stages(), (condition, hidden) if hyper_sft else None)
-        half, quarter = stages()
-        self.h_s = nn.Sequential(
-            deconv3x3(hyper_latent, hyper_latent),
-            half,
-            deconv3x3(hyper_latent, hyper_latent),
-            quarter,
-            PreciseConv2d(hyper_latent, 2 * latent, 3, 1, 1),
-        )
+        self.h_s = _hyper_synthesis(hyper_latent, 2 * latent, stages())
         self.prior = FactorizedPrior(hyper_latent)
 
-        def networks(index: int, before: int, width: int) -> SliceCoder:
-            first, second = 2 * latent + before, latent + before + width
-            return ContextSlice(
-                width,
-                convolutions((first, *context_widths, 2 * width), context_kernels, nn.GELU),
-                convolutions((second, *lrp_widths, width), context_kernels, nn.GELU),
-            )
-
+        networks = _networks(latent, context_widths, lrp_widths, context_kernels)
         self.slices = (
             ChannelAutoregression(_widths(latent, slices), networks) if context == "slices" else None
         )
@@ -178,6 +165,33 @@ class RoiSwinEntropy(EntropyModel):
         if y is not None and mask is None:
             mask = torch.ones_like(y[:, :1])
         return y_hat, z_hat, code_mask(coder, mask, y_hat)
+
+
+def _hyper_synthesis(hyper: int, features: int, stages: list[nn.Module]) -> nn.Sequential:
+    """z_hat (B, Z, H/64, W/64) -> p (B, features, H/16, W/16); stages at 1/32 and at 1/16 of the size."""
+    first, second = stages
+    return nn.Sequential(
+        deconv3x3(hyper, hyper),
+        first,
+        deconv3x3(hyper, hyper),
+        second,
+        PreciseConv2d(hyper, features, 3, 1, 1),
+    )
+
+
+def _networks(
+    latent: int, context: tuple[int, int], lrp: tuple[int, int], kernels: tuple[int, int, int]
+) -> Callable[[int, int, int], SliceCoder]:
+    """Makes the networks of a slice from its index, the channels before it, and its width."""
+
+    def make(_index: int, before: int, width: int) -> SliceCoder:
+        parameters = (2 * latent + before, *context, 2 * width)
+        prediction = (latent + before + width, *lrp, width)
+        return ContextSlice(
+            width, convolutions(parameters, kernels, nn.GELU), convolutions(prediction, kernels, nn.GELU)
+        )
+
+    return make
 
 
 def _widths(latent: int, shares: tuple[int, ...]) -> list[int]:

@@ -29,6 +29,7 @@ MaskInput = Literal["layers", "first", "gate", "none"]
 DecoderCondition = Literal["latent", "none", "signalled"]
 Steps = list[Callable[[Tensor], Tensor]]
 
+_WINDOW = 8
 _GATE = 0.5
 """What `mask_input="gate"` multiplies y by outside of the region."""
 
@@ -74,11 +75,13 @@ class RoiSwinTransform(SwinTransform):
             raise UsageError(f"mask_input={mask_input}: choose layers, first, gate or none")
         if dec_cond not in ("latent", "none", "signalled"):
             raise UsageError(f"dec_cond={dec_cond}: choose latent, none or signalled")
-        super().__init__(latent, widths, depths, heads, mlp_ratio, 1, 0.0, transposed_picture, nn.Identity)
+        super().__init__(
+            latent, widths, depths, heads, mlp_ratio, 1, 0.0, transposed_picture, nn.Identity, _WINDOW
+        )
         if blocks != "swin":
             for place, size in enumerate(zip(widths, depths, heads, strict=True)):
-                self.g_a[2 * place + 1] = stage(blocks, *size, 8, mlp_ratio)
-                self.g_s[5 - 2 * place] = stage(blocks, *size, 8, mlp_ratio)
+                self.g_a[2 * place + 1] = stage(blocks, *size, _WINDOW, mlp_ratio)
+                self.g_s[5 - 2 * place] = stage(blocks, *size, _WINDOW, mlp_ratio)
         if mask_input == "first":
             self.g_a[0] = halving(4, widths[0], 5)
         self.mask_input, self.dec_cond, self.modulated = mask_input, dec_cond, True
