@@ -711,7 +711,8 @@ def test_every_command_explains_itself(command: str, capsys: Any) -> None:
 
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     code = f"""
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 from zoo_core import cli
 from zoo_core.cli import files, list as command
 
