@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
 import os
@@ -16,7 +17,7 @@ from PIL import Image
 
 import zoo_core as zoo
 from zoo_core import container
-from zoo_core.codec import stage_times
+from zoo_core.codec import Codec, stage_times
 from zoo_core.errors import RateError, UnknownModelError, UsageError, WrongWeightsError, ZooError
 from zoo_core.testing.pictures import picture
 
@@ -230,6 +231,14 @@ def test_codecs_do_not_share_weights(codec):
     assert zoo.load("weconvene-q3").encode(x) == codec.encode(x)
     with pytest.raises(WrongWeightsError, match="changed after loading"):
         other.encode(x)
+
+
+def test_a_model_can_be_copied_after_use(codec):
+    x = picture(40, 40)
+    data = codec.encode(x)
+    model = copy.deepcopy(codec.model)
+    again = Codec(codec.entry, codec.preset, model, codec.quality, codec.weights)
+    assert again.encode(x) == data
 
 
 def test_a_model_in_another_mode_or_precision_writes_no_file():

@@ -74,9 +74,15 @@ def load(
     """
     entry, level = registry.parse(name)
     quality = _checked_quality(quality if quality is not None else level if level is not None else 3.0)
-    file = locate(entry, preset, weights)
+    codec = _shared(entry, quality, preset, device, weights)
     # A copy of its own: whoever trains or changes a codec's model changes no other codec.
-    model = copy.deepcopy(_network(entry.name, preset, file, checked_device(device)))
+    return Codec(entry, preset, copy.deepcopy(codec.model), quality, codec.weights)
+
+
+def _shared(entry: Entry, quality: float, preset: str, device: str, weights: str | Path | None) -> Codec:
+    """A codec that has its parameters in common with others; for callers that show its model to nobody."""
+    file = locate(entry, preset, weights)
+    model = copy.copy(_network(entry.name, preset, file, checked_device(device)))
     return Codec(entry, preset, model, quality, file)
 
 
@@ -115,8 +121,8 @@ def decode(data: bytes, *, device: str = "cpu", weights: str | Path | None = Non
         MismatchError: the symbols did not decode to what was encoded.
     """
     header, _ = container.read(data)
-    codec = load(header.method, preset=header.preset, device=device, weights=weights)
-    return codec.decode(data)
+    entry = registry.find(header.method, "codec")
+    return _shared(entry, 3.0, header.preset, device, weights).decode(data)
 
 
 def compose(

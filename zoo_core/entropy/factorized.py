@@ -44,6 +44,10 @@ class FactorizedPrior(nn.Module):
         self.register_buffer("frequencies", torch.zeros(LEVELS, channels, 2 * _RADIUS + 2, dtype=torch.int32))
         self._tables: dict[int, list[Table]] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """What copies and pickles take along: not the coder's own tables, which they build again."""
+        return {**self.__dict__, "_tables": {}}
+
     @property
     def medians(self) -> Tensor:
         """Centre of quantisation per channel, (1, C, 1, 1); learned by `quantile_loss` alone."""

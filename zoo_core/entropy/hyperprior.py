@@ -62,14 +62,19 @@ class HyperpriorEntropy(EntropyModel):
         level: Tensor | None,
     ) -> tuple[Tensor, ...]:
         y = None if latents is None else latents[0]
-        features = self._hyperprior(coder, y, shapes[0], level)
-        gain = None if self.gains is None else self.gains(level)
-        return (self.code_latent(coder, y, features, gain),)
+        _, features = self.hyperprior(coder, None if y is None else self.h_a(y), shapes[0], level)
+        return (self.code_latent(coder, y, features, self.gain(level)),)
 
-    def _hyperprior(self, coder: Coder, y: Tensor | None, shape: Shape, level: Tensor | None) -> Tensor:
-        """Code z, and return what it tells about y: (B, F, H, W)."""
-        z = None if y is None else self.h_a(y)
+    def gain(self, level: Tensor | None) -> Gain | None:
+        """The gains of y; None for a model of one rate."""
+        return None if self.gains is None else self.gains(level)
+
+    def hyperprior(
+        self, coder: Coder, z: Tensor | None, shape: Shape, level: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Code z, None when decoding, of a y of `shape`: z_hat, and the features, (B, F, H, W)."""
         z_shape = (self.hyper_latent, shape[1] // self.downscale, shape[2] // self.downscale)
         z_gain = None if self.hyper_gains is None else self.hyper_gains(level)
-        features = self.h_s(coder.factorized("z", z, self.prior, z_shape, z_gain, level))
-        return features if self.rate is None else self.rate(features, level)
+        z_hat = coder.factorized("z", z, self.prior, z_shape, z_gain, level)
+        features = self.h_s(z_hat)
+        return z_hat, features if self.rate is None else self.rate(features, level)

@@ -15,6 +15,9 @@ from torch import Tensor
 from zoo_core.errors import UsageError
 from zoo_core.training.block_start import GREY
 
+BLOCKS = (12, 48, 192)
+"""Components of blocks of 2x2, 4x4 and 8x8 pixels: all there are."""
+
 _MAX_SIDE = 512
 
 

@@ -8,12 +8,14 @@ training begins at the quality of transform coding instead of noise. `block_tran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
+from zoo_core.layers.rate import RateGains
 from zoo_core.layers.residual import ResidualBlock, ResidualBlockUpsample
 from zoo_core.layers.skeleton import CoreDown, CoreUp, ResidualTransform
 
@@ -22,6 +24,8 @@ from zoo_core.layers.skeleton import CoreDown, CoreUp, ResidualTransform
 STEP = 0.207
 GREY = 0.45
 GAMMA = 1e-3
+# Factor on the last weights of a parameter network, for y in quantisation steps.
+QUIET = 0.1
 
 # Haar of a 2x2 block ((a, b), (c, d)); rows LL, LH, HL, HH; (4, 2, 2)
 HAAR = 0.5 * torch.tensor([[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]])
@@ -125,3 +129,22 @@ def principal_components(photos: Sequence[Tensor], count: int, side: int = 8) ->
         blocks = blocks.permute(1, 2, 0, 3, 4).reshape(-1, size)
         moment += blocks.T @ blocks / len(blocks)
     return torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :count]
+
+
+@torch.no_grad()
+def picture_unit(gains: RateGains | None, *sees_y: nn.Conv2d) -> float:
+    """What 1 in y is worth in the picture; an entropy model is prepared for it.
+
+    The gains take over the quantisation step of the middle level, so that a step of the optimiser moves what the
+    first layer of the synthesis gives a fifth as far. Without gains, y itself is in quantisation steps.
+
+    Args:
+        sees_y: layers whose first inputs are y; they see it in quantisation steps as before.
+    """
+    if gains is None:
+        return STEP
+    gains.log_scale.sub_(math.log(STEP))
+    gains.log_step.add_(math.log(STEP))
+    for conv in sees_y:
+        conv.weight[:, : gains.log_step.shape[1]].div_(STEP)
+    return 1.0

@@ -21,22 +21,15 @@ from zoo_core.errors import UsageError
 from zoo_core.layers.residual import SLOPE, ResidualBlock, ResidualBlockWithStride
 from zoo_core.layers.residual16 import ResidualTransform16
 from zoo_core.model import CodecModel
-from zoo_core.training.axes import Axes
-from zoo_core.training.block_start import GAMMA, GREY, STEP, zero
+from zoo_core.training.axes import BLOCKS, Axes
+from zoo_core.training.block_start import GAMMA, GREY, QUIET, STEP, picture_unit, zero
 from zoo_core.training.objective import Objective
-from zoo_core.training.swin_start import picture_unit
-
-_BLOCK = (12, 48, 192)
-"""Components of blocks of 2x2, 4x4 and 8x8 pixels: all there are."""
 
 _DEVIATIONS = 6.0
 """Offset of an axis, in its own root mean squares."""
 
 _SPARE = 8
 """Channels at 1/8 that are left for second signs, where the axes alone would take all."""
-
-_QUIET = 0.1
-"""Factor on the weights of the last layer of the parameter networks, for y in quantisation steps."""
 
 
 class GentleObjective(Objective):
@@ -77,13 +70,13 @@ def start_residual(model: CodecModel, photos: Sequence[Tensor], gain: float = 1.
     unit = picture_unit(entropy.gains, entropy.h_a[0].conv1, entropy.h_a[0].skip)
     _analysis(transform.g_a, axes, gain**2 * unit)
     _synthesis(transform.g_s, axes, unit / gain, gain)
-    _scales(entropy, axes.deviations[-1] / unit, _QUIET * STEP / unit)
+    _scales(entropy, axes.deviations[-1] / unit, QUIET * STEP / unit)
 
 
 def _counts(transform: ResidualTransform16) -> list[int]:
     """Axes that the first three halvings keep."""
     half, quarter, eighth = transform.widths
-    counts = [min(half, _BLOCK[0]), min(quarter, _BLOCK[1]), min(eighth - _SPARE, _BLOCK[2])]
+    counts = [min(half, BLOCKS[0]), min(quarter, BLOCKS[1]), min(eighth - _SPARE, BLOCKS[2])]
     if transform.latent > 4 * counts[2] or counts[2] > 4 * counts[1] or counts[1] > 4 * counts[0]:
         raise UsageError("the block-transform start needs widths that grow by 4 at most, and 4 * width > M")
     return counts
@@ -162,7 +155,7 @@ def _scales(entropy: ChannelwiseEntropy, deviation: Tensor, quiet: float) -> Non
     """
     start = 0
     for nets in entropy.low.slices:
-        for last, factor in ((nets.mean[-1], quiet), (nets.scale[-1], quiet), (nets.lrp[-1], _QUIET)):
+        for last, factor in ((nets.mean[-1], quiet), (nets.scale[-1], quiet), (nets.lrp[-1], QUIET)):
             last.weight.mul_(factor)
             nn.init.zeros_(last.bias)
         nets.scale[-1].bias.copy_(deviation[start : start + nets.width])

@@ -7,7 +7,6 @@ let them through, low frequencies first; the synthesis is the transpose.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,18 +16,11 @@ from torch import Tensor, nn
 from zoo_core.entropy.hyperprior import HyperpriorEntropy
 from zoo_core.errors import UsageError
 from zoo_core.layers.enhancement import Enhancement
-from zoo_core.layers.rate import RateGains
 from zoo_core.layers.swin import SwinBlockV2, SwinStage
 from zoo_core.layers.swin_transform import SwinTransform
 from zoo_core.model import CodecModel
-from zoo_core.training.axes import Axes
-from zoo_core.training.block_start import GREY, STEP, zero
-
-_BLOCK = (12, 48, 192)
-"""Components of blocks of 2x2, 4x4 and 8x8 pixels: all there are."""
-
-_QUIET = 0.1
-"""Factor on the last weights of a parameter network, for y in quantisation steps."""
+from zoo_core.training.axes import BLOCKS, Axes
+from zoo_core.training.block_start import GREY, QUIET, STEP, picture_unit, zero
 
 
 class LatentScale(NamedTuple):
@@ -59,7 +51,7 @@ def start_swin_transform(
     Returns:
         Root mean square of each channel of y, (M,).
     """
-    counts = [min(pair) for pair in zip(transform.widths, _BLOCK, strict=True)]
+    counts = [min(pair) for pair in zip(transform.widths, BLOCKS, strict=True)]
     if transform.latent > 4 * counts[-1] or counts[1] > 4 * counts[0] or counts[2] > 4 * counts[1]:
         raise UsageError("the block-transform start needs widths that grow by 4 at most, and 4 * width >= M")
     axes = Axes(photos, (*counts, transform.latent))
@@ -72,25 +64,6 @@ def start_swin_transform(
     _analysis(transform.g_a, axes, unit)
     _synthesis(transform.g_s, axes, unit)
     return axes.deviations[-1] / unit
-
-
-@torch.no_grad()
-def picture_unit(gains: RateGains | None, *sees_y: nn.Conv2d) -> float:
-    """What 1 in y is worth in the picture; an entropy model is prepared for it.
-
-    The gains take over the quantisation step of the middle level, so that a step of the optimiser moves what the
-    first layer of the synthesis gives a fifth as far. Without gains, y itself is in quantisation steps.
-
-    Args:
-        sees_y: layers whose first inputs are y; they see it in quantisation steps as before.
-    """
-    if gains is None:
-        return STEP
-    gains.log_scale.sub_(math.log(STEP))
-    gains.log_step.add_(math.log(STEP))
-    for conv in sees_y:
-        conv.weight[:, : gains.log_step.shape[1]].div_(STEP)
-    return 1.0
 
 
 @torch.no_grad()
@@ -109,7 +82,7 @@ def start_scales(last: nn.Conv2d, deviation: Tensor, step: float) -> None:
 
     Far from a symbol, a likelihood has no gradient. Means start within a fraction of a step around zero.
     """
-    last.weight.mul_(_QUIET * step)
+    last.weight.mul_(QUIET * step)
     last.bias.copy_(torch.cat([deviation, torch.zeros_like(deviation)]))
 
 

@@ -13,18 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.entropy.coder import Coder
-from zoo_core.entropy.factorized import FactorizedPrior
+from zoo_core.entropy.hyperprior import HyperpriorEntropy
 from zoo_core.errors import UsageError
-from zoo_core.interfaces import EntropyModel, Shape
 from zoo_core.layers.checkerboard import CheckerboardContext, merge, split
-from zoo_core.layers.rate import Gain, RateAffine, RateGains
+from zoo_core.layers.rate import Gain
 from zoo_core.layers.residual import PreciseConv2d, conv3x3
 from zoo_deformable_checkerboard.estimation import SLOPE, ParameterNet
 
 Context = Literal["none", "shared", "two"]
 
 
-class CheckerboardEntropy(EntropyModel):
+class CheckerboardEntropy(HyperpriorEntropy):
     """The entropy model of the module's docstring.
 
     Args:
@@ -36,8 +35,6 @@ class CheckerboardEntropy(EntropyModel):
         variable_rate: one set of weights for all levels, by gains.
     """
 
-    downscale = 4
-
     def __init__(
         self,
         latent: int,
@@ -48,18 +45,14 @@ class CheckerboardEntropy(EntropyModel):
         context: Context = "two",
         variable_rate: bool = False,
     ):
-        super().__init__()
         if context not in ("none", "shared", "two"):
             raise UsageError(f"context={context}: choose none, shared or two")
-        self.latent, self.hyper_latent = latent, hyper_latent
-        self.latent_channels = (latent,)
-        self.h_a = _hyper_analysis(latent, hyper_latent)
-        self.h_s = _hyper_synthesis(hyper_latent, 2 * latent)
-        for module in (*self.h_a, *self.h_s):
+        h_a, h_s = _hyper_analysis(latent, hyper_latent), _hyper_synthesis(hyper_latent, 2 * latent)
+        for module in (*h_a, *h_s):
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 # Torch's default would shrink what passes a hundredfold, and z would round to zero.
                 nn.init.kaiming_normal_(module.weight, SLOPE)
-        self.prior = FactorizedPrior(hyper_latent)
+        super().__init__(latent, hyper_latent, 2 * latent, h_a, h_s, variable_rate)
         self.context = CheckerboardContext(latent, context_channels) if context != "none" else None
         seen = 2 * latent + (context_channels if context != "none" else 0)
         self.zero_context = context_channels if context == "shared" else 0
@@ -67,47 +60,24 @@ class CheckerboardEntropy(EntropyModel):
         self.pe_others = (
             ParameterNet(seen, latent, parameter_widths, models[1]) if context == "two" else self.pe_anchors
         )
-        self.gains = RateGains(latent) if variable_rate else None
-        self.hyper_gains = RateGains(hyper_latent) if variable_rate else None
-        self.rate = RateAffine(2 * latent) if variable_rate else None
 
-    def update(self) -> None:
-        self.prior.update(self.hyper_gains)
-
-    def code(
-        self,
-        coder: Coder,
-        latents: tuple[Tensor, ...] | None,
-        shapes: tuple[Shape, ...],
-        level: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        y = None if latents is None else latents[0]
-        gain = None if self.gains is None else self.gains(level)
-        phi = self._hyperprior(coder, y, shapes[0], level)  # (B, 2M, H/16, W/16)
+    def code_latent(self, coder: Coder, y: Tensor | None, features: Tensor, gain: Gain | None) -> Tensor:
         used = coder.channels("channels", y, self.latent, gain)
         if not bool(used.any()):
-            return (phi.new_zeros(phi.shape[0], *shapes[0]),)
+            return features.new_zeros(len(features), self.latent, *features.shape[2:])
         channels = None if bool(used.all()) else used.nonzero()[:, 0]
         halves = (None, None) if y is None else split(_select(y, channels))
-        features = split(phi)
+        phi = split(features)
         part_gain = None if gain is None else Gain(*(_select(g, channels) for g in gain))
-        seen = features[0]
+        seen = phi[0]
         if self.zero_context:
             seen = torch.cat([seen.new_zeros(len(seen), self.zero_context, *seen.shape[2:]), seen], 1)
         anchors = coder.mixture("y", halves[0], self.pe_anchors(seen, channels), part_gain)
-        seen = features[1]
+        seen = phi[1]
         if self.context is not None:
             seen = torch.cat([self.context(_spread(anchors, channels, self.latent)), seen], 1)
         others = coder.mixture("y", halves[1], self.pe_others(seen, channels), part_gain)
-        return (_spread(merge(anchors, others), channels, self.latent),)
-
-    def _hyperprior(self, coder: Coder, y: Tensor | None, shape: Shape, level: Tensor | None) -> Tensor:
-        """Code z, and return what it tells about y: phi, (B, 2M, H/16, W/16)."""
-        z = None if y is None else self.h_a(y)
-        z_shape = (self.hyper_latent, shape[1] // self.downscale, shape[2] // self.downscale)
-        z_gain = None if self.hyper_gains is None else self.hyper_gains(level)
-        phi = self.h_s(coder.factorized("z", z, self.prior, z_shape, z_gain, level))
-        return phi if self.rate is None else self.rate(phi, level)
+        return _spread(merge(anchors, others), channels, self.latent)
 
 
 def _hyper_analysis(latent: int, hyper_latent: int) -> nn.Sequential:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from zoo_core.entropy.autoregressive import ChannelAutoregression, SliceCoder, convolutions, corrected
 from zoo_core.entropy.coder import Coder
-from zoo_core.entropy.factorized import FactorizedPrior
+from zoo_core.entropy.hyperprior import HyperpriorEntropy
 from zoo_core.errors import UsageError
-from zoo_core.interfaces import EntropyModel, Shape
-from zoo_core.layers.rate import RateAffine, RateGains
+from zoo_core.interfaces import Shape
+from zoo_core.layers.rate import Gain
 from zoo_core.layers.residual import PreciseConv2d, conv3x3
 from zoo_roi_swin.modulation import SFT, deconv3x3, hyper_pyramid
 from zoo_roi_swin.signalled import code_mask
@@ -78,7 +78,7 @@ class ContextSlice(SliceCoder):
         return corrected(part_hat, self.lrp(torch.cat([contexts[1], part_hat], 1)), gain)
 
 
-class RoiSwinEntropy(EntropyModel):
+class RoiSwinEntropy(HyperpriorEntropy):
     """The entropy model of the module's docstring; `code` returns (y_hat, z_hat) and, if signalled, the mask.
 
     Args:
@@ -92,8 +92,6 @@ class RoiSwinEntropy(EntropyModel):
         blocks: as in the transform.
         variable_rate: one set of weights for all levels, by gains.
     """
-
-    downscale = 4
 
     def __init__(
         self,
@@ -113,29 +111,20 @@ class RoiSwinEntropy(EntropyModel):
         blocks: Blocks = "swin",
         variable_rate: bool = False,
     ):
-        super().__init__()
         if context not in ("slices", "none"):
             raise UsageError(f"context={context}: choose slices or none")
-        self.latent, self.hyper_latent, self.signalled = latent, hyper_latent, signalled
-        self.latent_channels = (latent,)
 
         def stages() -> list[nn.Module]:
             return [stage(blocks, hyper_latent, _DEPTH, hyper_heads, _WINDOW, mlp_ratio) for _ in range(2)]
 
-        self.h_a = HyperAnalysis(latent, hyper_latent, stages(), (condition, hidden) if hyper_sft else None)
-        self.h_s = _hyper_synthesis(hyper_latent, 2 * latent, stages())
-        self.prior = FactorizedPrior(hyper_latent)
-
+        h_a = HyperAnalysis(latent, hyper_latent, stages(), (condition, hidden) if hyper_sft else None)
+        h_s = _hyper_synthesis(hyper_latent, 2 * latent, stages())
+        super().__init__(latent, hyper_latent, 2 * latent, h_a, h_s, variable_rate)
+        self.signalled = signalled
         networks = _networks(latent, context_widths, lrp_widths, context_kernels)
         self.slices = (
             ChannelAutoregression(_widths(latent, slices), networks) if context == "slices" else None
         )
-        self.gains = RateGains(latent) if variable_rate else None
-        self.hyper_gains = RateGains(hyper_latent) if variable_rate else None
-        self.rate = RateAffine(2 * latent) if variable_rate else None
-
-    def update(self) -> None:
-        self.prior.update(self.hyper_gains)
 
     def code(
         self,
@@ -148,23 +137,19 @@ class RoiSwinEntropy(EntropyModel):
         if latents is not None:
             y, mask = latents[0], latents[1] if len(latents) > 1 else None
         z = None if y is None else self.h_a(y, mask)
-        z_shape = (self.hyper_latent, *(n // self.downscale for n in shapes[0][1:]))
-        z_gain = None if self.hyper_gains is None else self.hyper_gains(level)
-        z_hat = coder.factorized("z", z, self.prior, z_shape, z_gain, level)
-        p = self.h_s(z_hat)
-        if self.rate is not None:
-            p = self.rate(p, level)
-        gain = None if self.gains is None else self.gains(level)
-        mean, scale = p.chunk(2, 1)
-        if self.slices is None:
-            y_hat = coder.gaussian("y", y, mean, scale, gain)
-        else:
-            y_hat = self.slices.code(coder, "y", y, (p, mean), gain)
+        z_hat, p = self.hyperprior(coder, z, shapes[0], level)
+        y_hat = self.code_latent(coder, y, p, self.gain(level))
         if not self.signalled:
             return y_hat, z_hat
         if y is not None and mask is None:
             mask = torch.ones_like(y[:, :1])
         return y_hat, z_hat, code_mask(coder, mask, y_hat)
+
+    def code_latent(self, coder: Coder, y: Tensor | None, features: Tensor, gain: Gain | None) -> Tensor:
+        mean, scale = features.chunk(2, 1)
+        if self.slices is None:
+            return coder.gaussian("y", y, mean, scale, gain)
+        return self.slices.code(coder, "y", y, (features, mean), gain)
 
 
 def _hyper_synthesis(hyper: int, features: int, stages: list[nn.Module]) -> nn.Sequential:

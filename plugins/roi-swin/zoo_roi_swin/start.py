@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel
-from zoo_core.training.block_start import zero
-from zoo_core.training.swin_start import picture_unit, start_swin_transform
+from zoo_core.training.block_start import picture_unit, zero
+from zoo_core.training.swin_start import start_swin_transform
 from zoo_roi_swin.entropy import RoiSwinEntropy
 from zoo_roi_swin.stages import ConvBlock
 from zoo_roi_swin.transform import RoiSwinTransform
