@@ -17,7 +17,8 @@ from zoo_core.model import CodecModel
 from zoo_core.testing.pictures import picture
 from zoo_core.training.axes import Axes
 from zoo_core.training.block_start import STEP
-from zoo_core.training.residual_start import GentleObjective, halve, start_residual
+from zoo_core.training.objective import Objective
+from zoo_core.training.residual_start import halve, start_residual
 
 WIDTHS, LATENT = (16, 56, 64), 40
 
@@ -161,7 +162,7 @@ def test_too_narrow_for_a_start() -> None:
 
 
 def test_transforms_learn_gently() -> None:
-    gentle = GentleObjective(0.25)
+    gentle = Objective(0.25)
     names = [name for name, _ in model().named_parameters()]
     slow = {name.split(".")[1] for name in names if gentle.learning_rate_factor(name) == 0.25}
     fast = {name.split(".")[0] for name in names if gentle.learning_rate_factor(name) == 1.0}

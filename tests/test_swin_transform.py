@@ -22,7 +22,7 @@ from zoo_core.model import CodecModel, parameter_count
 from zoo_core.testing.pictures import picture
 from zoo_core.training.axes import Axes
 from zoo_core.training.block_start import GREY, STEP
-from zoo_core.training.swin_start import silence, start_scales, start_swin
+from zoo_core.training.swin_start import silence, start_swin
 
 PICTURES = {"subpel": subpel_picture, "transposed": transposed_picture}
 
@@ -165,12 +165,3 @@ def test_gains_take_over_the_quantisation_step() -> None:
     gain, fresh = model.entropy_model.gains(level), RateGains(64)(level)
     torch.testing.assert_close(gain.scale * STEP, fresh.scale)
     torch.testing.assert_close(gain.step, 1 / gain.scale)
-
-
-def test_scales_start_as_wide_as_the_channels() -> None:
-    last = nn.Conv2d(5, 6, 1)
-    before = last.weight.clone()
-    start_scales(last, torch.tensor([3.0, 2.0, 1.0]), 0.2)
-    scale, mean = last(torch.zeros(1, 5, 2, 2)).chunk(2, 1)
-    assert scale[0, :, 0, 0].tolist() == [3.0, 2.0, 1.0] and not mean.any()
-    torch.testing.assert_close(last.weight, 0.02 * before)

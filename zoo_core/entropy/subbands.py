@@ -144,7 +144,7 @@ class SubbandEntropy(EntropyModel):
         level: Tensor | None,
     ) -> tuple[Tensor, ...]:
         _, height, width = shapes[0]
-        low, high = self._split(latents)
+        low, high = self.split(latents)
         z = None if low is None else self.h_a(low if high is None else torch.cat([low, high], 1))
         z_shape = (self.hyper_latent, height // self.downscale, width // self.downscale)
         z_gain = None if self.hyper_gains is None else self.hyper_gains(level)
@@ -158,7 +158,8 @@ class SubbandEntropy(EntropyModel):
         high_hat = self.high.code(coder, self.names[1], high, contexts, high_gain)
         return (self.subbands.join(low_hat, high_hat, (height, width)),)
 
-    def _split(self, latents: tuple[Tensor, ...] | None) -> tuple[Tensor | None, Tensor | None]:
+    def split(self, latents: tuple[Tensor, ...] | None) -> tuple[Tensor | None, Tensor | None]:
+        """y -> its low and high group; y and None without a split, None twice without y."""
         if latents is None:
             return None, None
         return (latents[0], None) if self.subbands is None else self.subbands.split(latents[0])

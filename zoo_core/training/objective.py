@@ -32,7 +32,16 @@ class Objective(nn.Module):
 
     Submodules of a derived class are networks that only training needs: they learn with the model and are
     kept in checkpoints, and no published weights contain them.
+
+    Args:
+        transform_rate: factor on the learning rate of analysis and synthesis. Below 1 where they start as a
+            good transform of sums over hundreds of inputs, which steps of the size that the other networks
+            need would first undo.
     """
+
+    def __init__(self, transform_rate: float = 1.0):
+        super().__init__()
+        self.transform_rate = transform_rate
 
     def begin(self, model: CodecModel, progress: float) -> bool | None:
         """Called before each step with the share of the run that is done, 0 to 1: schedules, freezing.
@@ -60,7 +69,7 @@ class Objective(nn.Module):
 
     def learning_rate_factor(self, name: str) -> float:
         """Factor on the learning rate of the model's parameter `name`."""
-        return 1.0
+        return self.transform_rate if name.startswith(("transform.g_a.", "transform.g_s.")) else 1.0
 
 
 def build_objective(entry: Entry, model: CodecModel, settings: Mapping[str, Any]) -> Objective:
@@ -69,13 +78,13 @@ def build_objective(entry: Entry, model: CodecModel, settings: Mapping[str, Any]
     Raises:
         UsageError: the method's objective does not take the settings.
     """
-    make = getattr(importlib.import_module(entry.factory.partition(":")[0]), "objective", None)
-    if make is None and not settings:
-        return Objective()
-    given = ", ".join(f"{key}={value}" for key, value in settings.items())
-    if make is None:
-        raise UsageError(f"{entry.name!r} has no objective of its own that could take {given}")
+    make = getattr(importlib.import_module(entry.factory.partition(":")[0]), "objective", _plain)
     try:
         return make(model, **settings)
     except (TypeError, ValueError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in settings.items())
         raise UsageError(f"the objective of {entry.name!r} does not take {given}: {error}") from error
+
+
+def _plain(model: CodecModel, **settings: Any) -> Objective:
+    return Objective(**settings)

@@ -22,32 +22,14 @@ from zoo_core.layers.residual import SLOPE, ResidualBlock, ResidualBlockWithStri
 from zoo_core.layers.residual16 import ResidualTransform16
 from zoo_core.model import CodecModel
 from zoo_core.training.axes import BLOCKS, Axes
-from zoo_core.training.block_start import GAMMA, GREY, QUIET, STEP, picture_unit, zero
-from zoo_core.training.objective import Objective
+from zoo_core.training.block_start import GAMMA, GREY, STEP, picture_unit, zero
+from zoo_core.training.scale_start import start_slices
 
 _DEVIATIONS = 6.0
 """Offset of an axis, in its own root mean squares."""
 
 _SPARE = 8
 """Channels at 1/8 that are left for second signs, where the axes alone would take all."""
-
-
-class GentleObjective(Objective):
-    """Rate and distortion; analysis and synthesis learn at a fraction of the learning rate.
-
-    They start as a good transform of sums over hundreds of inputs, and steps of the size that the other
-    networks need would first undo it.
-
-    Args:
-        transform_rate: the fraction; 1 suits random weights.
-    """
-
-    def __init__(self, transform_rate: float = 0.3):
-        super().__init__()
-        self.transform_rate = transform_rate
-
-    def learning_rate_factor(self, name: str) -> float:
-        return self.transform_rate if name.startswith(("transform.g_a.", "transform.g_s.")) else 1.0
 
 
 @torch.no_grad()
@@ -70,7 +52,7 @@ def start_residual(model: CodecModel, photos: Sequence[Tensor], gain: float = 1.
     unit = picture_unit(entropy.gains, entropy.h_a[0].conv1, entropy.h_a[0].skip)
     _analysis(transform.g_a, axes, gain**2 * unit)
     _synthesis(transform.g_s, axes, unit / gain, gain)
-    _scales(entropy, axes.deviations[-1] / unit, QUIET * STEP / unit)
+    start_slices(entropy.low, axes.deviations[-1] / unit, STEP / unit)
 
 
 def _counts(transform: ResidualTransform16) -> list[int]:
@@ -142,21 +124,3 @@ def _transpose(conv: nn.Conv2d, matrix: Tensor) -> None:
     zero(conv)
     rows, columns = matrix.shape
     conv.weight[:columns, :rows, 1, 1] = matrix.T
-
-
-# --- entropy model --------------------------------------------------------------------------------------
-
-
-def _scales(entropy: ChannelwiseEntropy, deviation: Tensor, quiet: float) -> None:
-    """Every slice starts near mean 0 and the scale that its channels have on the photos, (M,).
-
-    Args:
-        quiet: factor on the last weights of the networks for mean and scale.
-    """
-    start = 0
-    for nets in entropy.low.slices:
-        for last, factor in ((nets.mean[-1], quiet), (nets.scale[-1], quiet), (nets.lrp[-1], QUIET)):
-            last.weight.mul_(factor)
-            nn.init.zeros_(last.bias)
-        nets.scale[-1].bias.copy_(deviation[start : start + nets.width])
-        start += nets.width

@@ -20,7 +20,7 @@ from zoo_core.layers.swin import SwinBlockV2, SwinStage
 from zoo_core.layers.swin_transform import SwinTransform
 from zoo_core.model import CodecModel
 from zoo_core.training.axes import BLOCKS, Axes
-from zoo_core.training.block_start import GREY, QUIET, STEP, picture_unit, zero
+from zoo_core.training.block_start import GREY, STEP, picture_unit, zero
 
 
 class LatentScale(NamedTuple):
@@ -74,16 +74,6 @@ def silence(stage: SwinStage) -> None:
         for layer in (block.norm1, block.norm2) if norms_last else (block.attn.proj, block.mlp[-1]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-
-
-@torch.no_grad()
-def start_scales(last: nn.Conv2d, deviation: Tensor, step: float) -> None:
-    """Let a network that ends in `last` (scale first, then mean) start with scales as wide as the channels.
-
-    Far from a symbol, a likelihood has no gradient. Means start within a fraction of a step around zero.
-    """
-    last.weight.mul_(QUIET * step)
-    last.bias.copy_(torch.cat([deviation, torch.zeros_like(deviation)]))
 
 
 def _analysis(g_a: nn.Sequential, axes: Axes, unit: float) -> None:

@@ -270,6 +270,18 @@ def test_start_is_a_block_transform() -> None:
     assert 10 * np.log10(255**2 / float(error)) > 30
 
 
+def test_start_codes_what_it_sees() -> None:
+    """Scales fit the subbands: symbols carry the picture, and none is far from all likelihood."""
+    model = build(**BASE).eval()
+    photo = torch.from_numpy(picture(128, 128)).permute(2, 0, 1)
+    start(model, [photo])
+    x = photo[None].float() / 255
+    with torch.inference_mode():
+        _, bpp, mse = rate_distortion(x, model(x, torch.tensor([4.0])), torch.tensor([4.0]))
+    assert -10 * np.log10(float(mse)) > 25
+    assert float(bpp) < 4
+
+
 # --- two-step training ------------------------------------------------------------------------------
 
 

@@ -28,10 +28,11 @@ class TwoStep(Objective):
     Args:
         rho: w_H / w_L of the second step; 1 for one-step training (the control).
         switch: share of the run at which the second step begins, 0 to 1.
+        transform_rate: see `Objective`.
     """
 
-    def __init__(self, rho: float = 1.0, switch: float = 0.8):
-        super().__init__()
+    def __init__(self, rho: float = 1.0, switch: float = 0.8, transform_rate: float = 1.0):
+        super().__init__(transform_rate)
         if rho <= 0 or not 0 <= switch <= 1:
             raise UsageError(f"rho={rho}, switch={switch}: rho must be above 0, switch between 0 and 1")
         self.rho, self.switch = rho, switch
@@ -63,5 +64,5 @@ class TwoStep(Objective):
 def objective(model: CodecModel, **settings: float) -> Objective:
     """Two-step training; a model without 3DWeChARM has one group only and trains plainly."""
     if model.entropy_model.high is None:
-        return Objective()
+        return Objective(settings.get("transform_rate", 1.0))
     return TwoStep(**settings)

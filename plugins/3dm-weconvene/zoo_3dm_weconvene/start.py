@@ -13,13 +13,15 @@ from zoo_core.layers.gdn import GDN
 from zoo_core.layers.wavelet import dwt, dwt2
 from zoo_core.model import CodecModel
 from zoo_core.training.block_start import GAMMA, block_transform, zero
+from zoo_core.training.scale_start import start_subbands
 
 
 def start(model: CodecModel, photos: Sequence[Tensor]) -> None:
-    """Set `model`'s transforms to the principal components of 8x8 blocks of `photos` (uint8, (3, H, W))."""
+    """Set transforms to the principal components of 8x8 blocks of `photos` (uint8, (3, H, W)), scales to match."""
     if not isinstance(model.transform, WaveletTransform3D):
         raise UsageError("the block-transform start is for 3DM-WeConvene's own transform")
     block_transform(model.transform, photos, _pass_through)
+    start_subbands(model, photos)
 
 
 def _pass_through(core: nn.Module, active: int, offset: float) -> None:

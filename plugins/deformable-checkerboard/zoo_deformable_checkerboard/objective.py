@@ -38,10 +38,11 @@ class Sparse(Objective):
 
     Args:
         beta: weight of the magnitude in quantisation steps, in bits per 256 elements.
+        transform_rate: see `Objective`.
     """
 
-    def __init__(self, beta: float = 0.01):
-        super().__init__()
+    def __init__(self, beta: float = 0.01, transform_rate: float = 1.0):
+        super().__init__(transform_rate)
         self.beta = beta
 
     def forward(self, model: CodecModel, x: Tensor, level: Tensor) -> Terms:
@@ -59,7 +60,7 @@ class Sparse(Objective):
 
     def learning_rate_factor(self, name: str) -> float:
         """Offsets learn at a tenth of the rate: they move what all other weights see."""
-        return 0.1 if _OFFSETS in name else 1.0
+        return super().learning_rate_factor(name) * (0.1 if _OFFSETS in name else 1.0)
 
 
 class Distillation(Sparse):
@@ -81,8 +82,9 @@ class Distillation(Sparse):
         features: float = 0.1,
         teacher_width: float = 1.0,
         beta: float = 0.01,
+        transform_rate: float = 1.0,
     ):
-        super().__init__(beta)
+        super().__init__(beta, transform_rate)
         first, second = phases
         if not 0 < first <= second <= 1:
             raise UsageError(f"phases={phases}: two rising shares of the run are needed")

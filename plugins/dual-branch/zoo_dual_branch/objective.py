@@ -36,12 +36,21 @@ class LivingBranches(Objective):
         hr_dropout: probability that a sample of that fifth reaches the synthesis with zeros for y_h; its
             rate is then not counted. 0 for never, else 0.1.
 
+        transform_rate: see `Objective`.
+
     Raises:
         UsageError: aux is negative, or hr_dropout no probability.
     """
 
-    def __init__(self, channels: int, stride: int, aux: float = 0.0, hr_dropout: float = 0.0):
-        super().__init__()
+    def __init__(
+        self,
+        channels: int,
+        stride: int,
+        aux: float = 0.0,
+        hr_dropout: float = 0.0,
+        transform_rate: float = 1.0,
+    ):
+        super().__init__(transform_rate)
         if aux < 0 or not 0 <= hr_dropout <= 1:
             raise UsageError(f"aux={aux}, hr_dropout={hr_dropout}: 0 or more, and between 0 and 1")
         self.aux, self.hr_dropout = aux, hr_dropout
@@ -88,5 +97,5 @@ def _mse(a: Tensor, b: Tensor) -> Tensor:
 def objective(model: CodecModel, **settings: float) -> Objective:
     """`LivingBranches`; a model of a single branch trains plainly."""
     if model.entropy_model.lr is None:
-        return Objective()
+        return Objective(settings.get("transform_rate", 1.0))
     return LivingBranches(model.entropy_model.lr.latent, 2 * model.transform.downscale, **settings)

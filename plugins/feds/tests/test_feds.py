@@ -29,7 +29,6 @@ from zoo_core.training.loop import Trainer
 from zoo_core.training.loss import rate_distortion
 from zoo_core.training.objective import Objective
 from zoo_core.training.recipe import Recipe
-from zoo_core.training.residual_start import GentleObjective
 from zoo_core.weights import write_tensors
 from zoo_feds import PRESETS
 from zoo_feds.information import CALIBRATION, ChannelInformation, divergence, squared
@@ -484,7 +483,7 @@ def test_which_objective(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     found = objective(student, str(path), teacher_settings=differing, features=0.1)
     assert isinstance(found, Distillation) and found.shares[0] == 0.1
     assert not found.train().teacher.training
-    assert type(objective(student, str(path), distillation=False)) is GentleObjective
+    assert type(objective(student, str(path), distillation=False)) is Objective
     with pytest.raises(WrongWeightsError, match="does not fit"):
         objective(student, str(path))
     with pytest.raises(UsageError, match="no preset"):
@@ -492,9 +491,9 @@ def test_which_objective(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     with pytest.raises(UsageError, match="teacher=FILE"):
         objective(student, distillation=True)
     with caplog.at_level(logging.WARNING):
-        assert type(objective(build(**SMALL_TEACHER))) is GentleObjective
+        assert type(objective(build(**SMALL_TEACHER))) is Objective
         assert not caplog.messages
-        assert type(objective(student)) is GentleObjective
+        assert type(objective(student)) is Objective
     assert "learns alone" in caplog.text
 
 

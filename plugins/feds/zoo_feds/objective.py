@@ -28,7 +28,6 @@ from zoo_core.training.initial import fill
 from zoo_core.training.loss import rate_distortion
 from zoo_core.training.objective import Objective, Terms
 from zoo_core.training.recipe import RunConfig
-from zoo_core.training.residual_start import GentleObjective
 from zoo_feds.features import RunningVariance, identity_conv, recorded
 from zoo_feds.information import (
     ChannelInformation,
@@ -45,10 +44,13 @@ PHASES = (0.4, 0.8)
 _FADED = 0.1
 """Of the features' weight, in phase 2."""
 
+TRANSFORM_RATE = 0.3
+"""Of teacher and student, whose transforms start as a good one; see `Objective`."""
+
 log = logging.getLogger(__name__)
 
 
-class Distillation(GentleObjective):
+class Distillation(Objective):
     """The three phases of the module's docstring.
 
     Args:
@@ -59,7 +61,7 @@ class Distillation(GentleObjective):
         ent_loss: distance of the channels, "mse" or "kl".
         weights, select: see `ChannelInformation`.
         staged: false for both terms at full weight up to phase 3.
-        transform_rate: see `GentleObjective`.
+        transform_rate: see `Objective`.
 
     Raises:
         UsageError: phases that do not rise, or no such choice.
@@ -77,7 +79,7 @@ class Distillation(GentleObjective):
         weights: Weights = "entropy",
         select: Select = "top",
         staged: bool = True,
-        transform_rate: float = 0.3,
+        transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(transform_rate)
         _check(phases, ent_loss, adapter_y, select)
@@ -164,6 +166,7 @@ def objective(
     distillation: bool | None = None,
     teacher_preset: str | None = None,
     teacher_settings: Mapping[str, Any] | None = None,
+    transform_rate: float = TRANSFORM_RATE,
     **settings: Any,
 ) -> Objective:
     """Distillation from the weights in the file `teacher`; without one, or switched off, the plain loss.
@@ -181,11 +184,16 @@ def objective(
         if not distillation and not model.transform.swin:
             log.warning("the student learns alone: name its teacher with --objective teacher=FILE")
     if not distillation:
-        return GentleObjective(**settings)
+        return Objective(transform_rate, **settings)
     if teacher is None:
         raise UsageError("distillation needs a teacher: --objective teacher=FILE (see the model card)")
     preset = teacher_preset or ("paper-teacher" if model.entropy_model.gains is None else "base-teacher")
-    return Distillation(model, _trained(Path(teacher), preset, teacher_settings or {}), **settings)
+    return Distillation(
+        model,
+        _trained(Path(teacher), preset, teacher_settings or {}),
+        transform_rate=transform_rate,
+        **settings,
+    )
 
 
 def _trained(path: Path, preset: str, settings: Mapping[str, Any]) -> CodecModel:

@@ -26,12 +26,18 @@ class InformationFidelity(Objective):
         channels: (LR, HR) of y and, with a second hyper layer, of z.
         kernel: of the upsampling convolutions.
         weight: of L_IF at first. until: share of the run after which it is 0.
+        transform_rate: see `Objective`.
     """
 
     def __init__(
-        self, channels: dict[str, tuple[int, int]], kernel: int, weight: float = 1.0, until: float = 0.15
+        self,
+        channels: dict[str, tuple[int, int]],
+        kernel: int,
+        weight: float = 1.0,
+        until: float = 0.15,
+        transform_rate: float = 1.0,
     ):
-        super().__init__()
+        super().__init__(transform_rate)
         if weight < 0 or not 0 <= until <= 1:
             raise UsageError(f"weight={weight}, until={until}: weight is not negative, until between 0 and 1")
         self.upsample = nn.ModuleDict({name: conv_up(*pair, kernel) for name, pair in channels.items()})
@@ -64,7 +70,7 @@ def objective(model: CodecModel, **settings: float) -> Objective:
     """Rate and distortion, with L_IF where there are two resolutions."""
     y, entropy = model.transform.latent, model.entropy_model
     if not y.low:
-        return Objective()
+        return Objective(settings.get("transform_rate", 1.0))
     channels = {"y": (y.low, y.high)}
     if entropy.h_a2 is not None:
         channels["z"] = (entropy.hyper.low, entropy.hyper.high)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel
-from zoo_core.training.block_start import GAMMA, GREY, STEP
+from zoo_core.training.block_start import GAMMA, GREY, QUIET, STEP
 from zoo_octave.entropy import OctaveEntropy
 from zoo_octave.layers import Operator
 from zoo_octave.transform import OctaveTransform
@@ -181,9 +181,12 @@ def _silence(operator: Operator, count: int) -> None:
 
 def _scales(entropy: OctaveEntropy, axes: _Axes) -> None:
     """Let the scales of y start at the latents' own: far off, their likelihoods have no gradient."""
+    for mix in (entropy.low_y.mix_mean, entropy.low_y.mix_scale):
+        mix.weight.mul_(QUIET)
     entropy.low_y.mix_scale.bias.copy_(axes.scale_low)
     constant = entropy.high_y.net[-3]
     constant.weight[0] = 0  # The last layer has no bias: one hidden unit that is always 1 stands for it.
     constant.bias[0] = 1
     last = entropy.high_y.net[-1]
+    last.weight.mul_(QUIET)
     last.weight[:, 0, 0, 0] = torch.cat((torch.zeros_like(axes.scale_high), axes.scale_high))

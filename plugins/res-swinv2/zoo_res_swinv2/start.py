@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from zoo_core.model import CodecModel
-from zoo_core.training.swin_start import start_scales, start_swin
+from zoo_core.training.scale_start import start_scales
+from zoo_core.training.swin_start import start_swin
 
 
 def start(model: CodecModel, photos: Sequence[Tensor]) -> None:

@@ -19,14 +19,13 @@ from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel, bits_per_pixel
 from zoo_core.training.loss import lambda_of
 from zoo_core.training.objective import Objective, Terms
-from zoo_core.training.residual_start import GentleObjective
 from zoo_roi_swin.synthetic import Shapes, masks
 
 _LEAST_LAMBDA = 0.0002
 """Of the background if rho is 0: left to itself it would diverge."""
 
 
-class RegionObjective(GentleObjective):
+class RegionObjective(Objective):
     """The objective of the module's docstring.
 
     Args:

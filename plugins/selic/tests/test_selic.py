@@ -32,8 +32,8 @@ from zoo_core.training.data import RandomCrops
 from zoo_core.training.initial import fill
 from zoo_core.training.loop import Trainer
 from zoo_core.training.loss import rate_distortion
+from zoo_core.training.objective import Objective
 from zoo_core.training.recipe import Recipe
-from zoo_core.training.residual_start import GentleObjective
 from zoo_core.weights import write_tensors
 from zoo_selic import PRESETS, captioners, captions, controls, encoder
 from zoo_selic.captioning import lines
@@ -562,7 +562,7 @@ def test_every_switch_trains_and_codes(switches: dict, fake_encoder, tmp_path: P
     assert codec.decode(codec.encode(PICTURE, caption=vector(1))).size == (64, 64)
 
 
-def run(model: CodecModel, found: GentleObjective, folder: Path, steps: int) -> Trainer:
+def run(model: CodecModel, found: Objective, folder: Path, steps: int) -> Trainer:
     recipe = Recipe(steps=steps, batch=3, crop=64, bf16=False, warmup=1, learning_rate=1e-3)
     return Trainer(model, RandomCrops(photos(), 64, 1.0, 0), recipe, folder, objective=found)
 
@@ -600,8 +600,8 @@ def test_which_objective(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
     monkeypatch.setattr(encoder, "installed", lambda: None)
     model = build(**SMALL)
     assert isinstance(objective(model), Captioned) and objective(model, captions="stats").captions is None
-    assert type(objective(model, captions="none")) is GentleObjective
-    assert type(objective(build(**SMALL, text=False))) is GentleObjective
+    assert type(objective(model, captions="none")) is Objective
+    assert type(objective(build(**SMALL, text=False))) is Objective
     (tmp_path / "a.jsonl").write_text('{"image": "f00", "captions": ["a kite", " "], "source": "me"}\n')
     assert objective(model, captions=str(tmp_path / "a.jsonl")).captions == {"f00": ["a kite"]}
     wide = build(**(SMALL | {"embedding": 768}))
@@ -611,7 +611,7 @@ def test_which_objective(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
     with pytest.raises(UsageError, match="not installed"):
         objective(model, captions="stats")
     with caplog.at_level(logging.WARNING):
-        assert type(objective(model)) is GentleObjective
+        assert type(objective(model)) is Objective
     assert "null text" in caplog.text
     assert objective(model, captions="none").learning_rate_factor("transform.g_a.down16.weight") == 0.3
     assert objective(model, captions="none").learning_rate_factor("transform.fuse.last.weight") == 1.0

@@ -18,7 +18,6 @@ from torch import Tensor
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel
 from zoo_core.training.objective import Objective
-from zoo_core.training.residual_start import GentleObjective
 from zoo_selic import captioners, encoder
 from zoo_selic.encoder import TextEncoderMissing
 
@@ -28,13 +27,13 @@ DROPOUT = 0.15
 """Share of the crops that get no text, from which the null text learns."""
 
 
-class Captioned(GentleObjective):
+class Captioned(Objective):
     """Rate and distortion of crops with captions.
 
     Args:
         size: numbers D of an embedding.
         captions: texts of each photo by `photo_key`; None for sentences of statistics.
-        dropout: share of the crops without text. transform_rate: see `GentleObjective`.
+        dropout: share of the crops without text. transform_rate: see `Objective`.
     """
 
     def __init__(
@@ -90,13 +89,13 @@ def objective(
         UsageError: the text encoder does not fit the preset or is missing, or the file cannot be used.
     """
     if model.transform.text is None or captions == "none":
-        return GentleObjective(transform_rate)
+        return Objective(transform_rate)
     try:
         encoder.installed()
     except TextEncoderMissing as error:
         if captions is None:
             log.warning("training with the null text: %s", error)
-            return GentleObjective(transform_rate)
+            return Objective(transform_rate)
         raise UsageError(f"captions={captions}: {error}") from error
     if model.transform.embedding != encoder.EMBEDDING:
         raise UsageError(

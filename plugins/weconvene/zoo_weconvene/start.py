@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel
 from zoo_core.training.block_start import GAMMA, block_transform
+from zoo_core.training.scale_start import start_subbands
 from zoo_weconvene.transform import WeConveneTransform, WeCore
 
 
 def start(model: CodecModel, photos: Sequence[Tensor]) -> None:
-    """Set `model`'s transforms to the principal components of 8x8 blocks of `photos` (uint8, (3, H, W))."""
+    """Set transforms to the principal components of 8x8 blocks of `photos` (uint8, (3, H, W)), scales to match."""
     if not isinstance(model.transform, WeConveneTransform):
         raise UsageError("the block-transform start is for WeConvene's own transform")
     block_transform(model.transform, photos, _pass_through)
+    start_subbands(model, photos)
 
 
 def _pass_through(core: nn.Module, active: int, offset: float) -> None:
