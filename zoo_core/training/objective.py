@@ -18,6 +18,13 @@ from zoo_core.hooks import Entry
 from zoo_core.model import CodecModel
 from zoo_core.training.loss import rate_distortion
 
+TRANSFORM_RATE = 0.2
+"""Analysis and synthesis learn at this fraction of the learning rate.
+
+Methods start them as a good transform of sums over hundreds of inputs, which steps of the size that the entropy
+model needs would first undo. 1 suits random weights.
+"""
+
 
 class Terms(NamedTuple):
     """Of each sample, (B,) each: what is minimised, bits per pixel, and mean squared error (0..1)."""
@@ -34,12 +41,10 @@ class Objective(nn.Module):
     kept in checkpoints, and no published weights contain them.
 
     Args:
-        transform_rate: factor on the learning rate of analysis and synthesis. Below 1 where they start as a
-            good transform of sums over hundreds of inputs, which steps of the size that the other networks
-            need would first undo.
+        transform_rate: factor on the learning rate of analysis and synthesis.
     """
 
-    def __init__(self, transform_rate: float = 1.0):
+    def __init__(self, transform_rate: float = TRANSFORM_RATE):
         super().__init__()
         self.transform_rate = transform_rate
 

@@ -100,5 +100,7 @@ def _trainer(
 ) -> Trainer:
     recipe = config.recipe
     crops = RandomCrops(near(photos, device), recipe.crop, recipe.jitter, recipe.seed)
-    objective = build_objective(registry.find(config.method, "codec"), model, config.objective)
+    fresh = {"transform_rate": 1.0} if config.init == "none" else {}  # random weights have nothing to keep
+    settings = {**fresh, **config.objective}
+    objective = build_objective(registry.find(config.method, "codec"), model, settings)
     return Trainer(model, crops, recipe, folder, report, device, objective)

@@ -17,7 +17,7 @@ from zoo_3dm_weconvene.entropy import NAMES
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel, bits
 from zoo_core.training.loss import rate_distortion
-from zoo_core.training.objective import Objective, Terms
+from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 
 _MOMENTUM = 0.99
 
@@ -31,7 +31,7 @@ class TwoStep(Objective):
         transform_rate: see `Objective`.
     """
 
-    def __init__(self, rho: float = 1.0, switch: float = 0.8, transform_rate: float = 1.0):
+    def __init__(self, rho: float = 1.0, switch: float = 0.8, transform_rate: float = TRANSFORM_RATE):
         super().__init__(transform_rate)
         if rho <= 0 or not 0 <= switch <= 1:
             raise UsageError(f"rho={rho}, switch={switch}: rho must be above 0, switch between 0 and 1")
@@ -64,5 +64,5 @@ class TwoStep(Objective):
 def objective(model: CodecModel, **settings: float) -> Objective:
     """Two-step training; a model without 3DWeChARM has one group only and trains plainly."""
     if model.entropy_model.high is None:
-        return Objective(settings.get("transform_rate", 1.0))
+        return Objective(settings.get("transform_rate", TRANSFORM_RATE))
     return TwoStep(**settings)

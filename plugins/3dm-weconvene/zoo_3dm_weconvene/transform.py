@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.layers.gdn import GDN
+from zoo_core.layers.precision import full_precision
 from zoo_core.layers.residual import conv3x3
 from zoo_core.layers.skeleton import ResidualTransform
 from zoo_core.layers.wavelet import dwt, dwt2, idwt, idwt2
@@ -77,6 +78,11 @@ class Core3D(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        # A low band is the sum of its inputs, up to eight times as large: bfloat16 would lose the details under it.
+        with full_precision(x):
+            return self._core(x.float() if x.dtype == torch.bfloat16 else x)
+
+    def _core(self, x: Tensor) -> Tensor:
         if len(self.halves) == 1:
             return self.halves[0](x)
         parts = dwt(x, CHANNELS, self.wavelet)  # 2 x (B, C/2, H, W)

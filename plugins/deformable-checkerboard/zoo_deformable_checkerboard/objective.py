@@ -24,7 +24,7 @@ from zoo_core.errors import UsageError
 from zoo_core.layers.residual import conv1x1
 from zoo_core.model import CodecModel, bits_per_pixel
 from zoo_core.training.loss import distortion
-from zoo_core.training.objective import Objective, Terms
+from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 from zoo_deformable_checkerboard.start import pass_through
 from zoo_deformable_checkerboard.transform import DeformableTransform, Synthesis
 
@@ -41,7 +41,7 @@ class Sparse(Objective):
         transform_rate: see `Objective`.
     """
 
-    def __init__(self, beta: float = 0.01, transform_rate: float = 1.0):
+    def __init__(self, beta: float = 0.01, transform_rate: float = TRANSFORM_RATE):
         super().__init__(transform_rate)
         self.beta = beta
 
@@ -82,7 +82,7 @@ class Distillation(Sparse):
         features: float = 0.1,
         teacher_width: float = 1.0,
         beta: float = 0.01,
-        transform_rate: float = 1.0,
+        transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(beta, transform_rate)
         first, second = phases

@@ -16,7 +16,7 @@ from zoo_core.layers.residual import subpel_conv
 from zoo_core.model import CodecModel, bits
 from zoo_core.training.block_start import GREY
 from zoo_core.training.loss import distortion
-from zoo_core.training.objective import Objective, Terms
+from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 
 PHASE = 0.2
 """Share of a run in which the measures act."""
@@ -48,7 +48,7 @@ class LivingBranches(Objective):
         stride: int,
         aux: float = 0.0,
         hr_dropout: float = 0.0,
-        transform_rate: float = 1.0,
+        transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(transform_rate)
         if aux < 0 or not 0 <= hr_dropout <= 1:
@@ -97,5 +97,5 @@ def _mse(a: Tensor, b: Tensor) -> Tensor:
 def objective(model: CodecModel, **settings: float) -> Objective:
     """`LivingBranches`; a model of a single branch trains plainly."""
     if model.entropy_model.lr is None:
-        return Objective(settings.get("transform_rate", 1.0))
+        return Objective(settings.get("transform_rate", TRANSFORM_RATE))
     return LivingBranches(model.entropy_model.lr.latent, 2 * model.transform.downscale, **settings)

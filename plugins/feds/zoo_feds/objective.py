@@ -26,7 +26,7 @@ from zoo_core.layers.residual16 import FEATURES, ResidualTransform16
 from zoo_core.model import CodecModel
 from zoo_core.training.initial import fill
 from zoo_core.training.loss import rate_distortion
-from zoo_core.training.objective import Objective, Terms
+from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 from zoo_core.training.recipe import RunConfig
 from zoo_feds.features import RunningVariance, identity_conv, recorded
 from zoo_feds.information import (
@@ -43,9 +43,6 @@ PHASES = (0.4, 0.8)
 
 _FADED = 0.1
 """Of the features' weight, in phase 2."""
-
-TRANSFORM_RATE = 0.3
-"""Of teacher and student, whose transforms start as a good one; see `Objective`."""
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ PAPER = Paper(
 )
 
 BASE = {
+    "noise_downstream": False,
     "widths": (128, 192, 192),
     "latent": 384,
     "cross_kernel": 3,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel, bits_per_pixel
 from zoo_core.training.loss import distortion
-from zoo_core.training.objective import Objective, Terms
+from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 from zoo_octave.layers import conv_up
 
 
@@ -35,7 +35,7 @@ class InformationFidelity(Objective):
         kernel: int,
         weight: float = 1.0,
         until: float = 0.15,
-        transform_rate: float = 1.0,
+        transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(transform_rate)
         if weight < 0 or not 0 <= until <= 1:
@@ -67,11 +67,16 @@ class InformationFidelity(Objective):
 
 
 def objective(model: CodecModel, **settings: float) -> Objective:
-    """Rate and distortion, with L_IF where there are two resolutions."""
+    """Rate and distortion, with L_IF where there are two resolutions.
+
+    Its weight is 1 at first, as published, for presets that train with noisy latents; for those that round, 0:
+    the latents of the block-transform start share nothing, and the term would tear them apart.
+    """
     y, entropy = model.transform.latent, model.entropy_model
     if not y.low:
-        return Objective(settings.get("transform_rate", 1.0))
+        return Objective(settings.get("transform_rate", TRANSFORM_RATE))
     channels = {"y": (y.low, y.high)}
     if entropy.h_a2 is not None:
         channels["z"] = (entropy.hyper.low, entropy.hyper.high)
+    settings = {"weight": 1.0 if entropy.noise_downstream else 0.0, **settings}
     return InformationFidelity(channels, entropy.high_y.up_low.kernel_size[0], **settings)

@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel, bits_per_pixel
 from zoo_core.training.loss import lambda_of
-from zoo_core.training.objective import Objective, Terms
+from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 from zoo_roi_swin.synthetic import Shapes, masks
 
 _LEAST_LAMBDA = 0.0002
@@ -40,7 +40,7 @@ class RegionObjective(Objective):
         rho: float = 0.1,
         masks_from: float = 0.5,
         shapes: Shapes = "all",
-        transform_rate: float = 0.3,
+        transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(transform_rate)
         if not (0 <= rho <= 1 and 0 <= masks_from <= 1):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel
-from zoo_core.training.objective import Objective
+from zoo_core.training.objective import TRANSFORM_RATE, Objective
 from zoo_selic import captioners, encoder
 from zoo_selic.encoder import TextEncoderMissing
 
@@ -41,7 +41,7 @@ class Captioned(Objective):
         size: int,
         captions: dict[str, list[str]] | None,
         dropout: float = DROPOUT,
-        transform_rate: float = 0.3,
+        transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(transform_rate)
         self.size, self.captions, self.dropout = size, captions, dropout
@@ -77,7 +77,10 @@ class Captioned(Objective):
 
 
 def objective(
-    model: CodecModel, captions: str | None = None, dropout: float = DROPOUT, transform_rate: float = 0.3
+    model: CodecModel,
+    captions: str | None = None,
+    dropout: float = DROPOUT,
+    transform_rate: float = TRANSFORM_RATE,
 ) -> Objective:
     """What a run minimises.
 
