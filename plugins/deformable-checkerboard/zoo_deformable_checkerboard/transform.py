@@ -210,7 +210,7 @@ class DeformableTransform(Transform):
         drm: Deformation = "deformable",
     ):
         super().__init__()
-        self.latent, self.widths, self.teacher = latent, tuple(widths), teacher
+        self.latent, self.widths, self.teacher = latent, widths, teacher
         self.make = BlockMaker(concatenated, offset_groups, deformable_convs, modulated, drm)
         self.g_a = analysis_blocks(latent, self.widths, refine, deform, self.make)
         self.g_s = Synthesis(latent, self.widths, self.make, **synthesis)
