@@ -15,7 +15,7 @@ PAPER = Paper(
 )
 
 BASE = {
-    "latent": 192,
+    "latent": 256,
     "widths": (40, 64, 112),
     "concatenated": False,
     "refine": (False, True, True),
@@ -24,9 +24,10 @@ BASE = {
     "teacher": {"refine": (True, True, True, True), "deform": (True, False), "attend": True},
     "offset_groups": 4,
     "deformable_convs": 1,
+    "attention_units": 1,
     "hyper_latent": 64,
-    "context_channels": 192,
-    "parameter_widths": (192, 256),
+    "context_channels": 128,
+    "parameter_widths": (160, 224),
     "models": ("gllmm1", "gmm3"),
     "variable_rate": True,
 }

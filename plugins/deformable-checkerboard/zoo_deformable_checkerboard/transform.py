@@ -38,11 +38,15 @@ Blocks = list[tuple[str, nn.Module]]
 
 
 class Attention(nn.Module):
-    """x + trunk(x) * sigmoid(gate(x)); the simplified attention of Cheng et al. 2020. (B, C, H, W) stays."""
+    """x + trunk(x) * sigmoid(gate(x)); the simplified attention of Cheng et al. 2020. (B, C, H, W) stays.
 
-    def __init__(self, channels: int):
+    Args:
+        units: residual units of trunk and gate, each.
+    """
+
+    def __init__(self, channels: int, units: int = 3):
         super().__init__()
-        trunk, gate = ([ResidualUnit(channels, activated=False) for _ in range(3)] for _ in range(2))
+        trunk, gate = ([ResidualUnit(channels, activated=False) for _ in range(units)] for _ in range(2))
         self.trunk = nn.Sequential(*trunk)
         self.gate = nn.Sequential(*gate, conv1x1(channels, channels))
 
@@ -88,16 +92,26 @@ class BlockMaker:
         concatenated: residual units are CRBs, not single residual blocks.
         groups, deformable_convs, modulated: of the deformable modules.
         drm: "deformable", "frozen" (offsets stay zero: residual blocks of equal size), or "none".
+        attention_units: of `Attention`.
     """
 
     def __init__(
-        self, concatenated: bool, groups: int, deformable_convs: int, modulated: bool, drm: Deformation
+        self,
+        concatenated: bool,
+        groups: int,
+        deformable_convs: int,
+        modulated: bool,
+        drm: Deformation,
+        attention_units: int,
     ):
         if drm not in ("deformable", "frozen", "none"):
             raise UsageError(f"drm={drm}: choose deformable, frozen or none")
         self.unit = ConcatenatedBlocks if concatenated else lambda channels: ResidualBlock(channels, SLOPE)
         self.module = (groups, deformable_convs, modulated, drm == "frozen")
-        self.drm = drm
+        self.drm, self.attention_units = drm, attention_units
+
+    def attend(self, size: int, channels: int, wanted: bool = True) -> Blocks:
+        return [(f"attend{size}", Attention(channels, self.attention_units))] if wanted else []
 
     def refine(self, size: int, channels: int, wanted: bool) -> Blocks:
         return [(f"refine{size}", self.unit(channels))] if wanted else []
@@ -122,14 +136,14 @@ def analysis_blocks(
                 ("down2", ResidualBlockWithStride(3, half, 2, SLOPE)),
                 *make.refine(2, half, refine[0]),
                 ("down4", ResidualBlockWithStride(half, quarter, 2, SLOPE)),
-                ("attend4", Attention(quarter)),
+                *make.attend(4, quarter),
                 *make.refine(4, quarter, refine[1]),
                 *make.deform(4, quarter, deform[0]),
                 ("down8", ResidualBlockWithStride(quarter, eighth, 2, SLOPE)),
                 *make.refine(8, eighth, refine[2]),
                 *make.deform(8, eighth, deform[1]),
                 ("down16", PreciseConv2d(eighth, latent, 3, 2, 1, bias=False)),
-                ("attend16", Attention(latent)),
+                *make.attend(16, latent),
             ]
         )
     )
@@ -157,13 +171,13 @@ class Synthesis(nn.Sequential):
     ):
         half, quarter, eighth = widths
         blocks: Blocks = [
-            ("attend16", Attention(latent)),
+            *make.attend(16, latent),
             *make.refine(16, latent, refine[0]),
             ("up8", ResidualBlockUpsample(latent, eighth, 2, SLOPE, skip_kernel=1)),
             *make.refine(8, eighth, refine[1]),
             *make.deform(8, eighth, deform[0]),
             ("up4", ResidualBlockUpsample(eighth, quarter, 2, SLOPE, skip_kernel=1)),
-            *([("attend4", Attention(quarter))] if attend else []),
+            *make.attend(4, quarter, attend),
             *make.refine(4, quarter, refine[2]),
             *make.deform(4, quarter, deform[1]),
             ("up2", ResidualBlockUpsample(quarter, half, 2, SLOPE, skip_kernel=1)),
@@ -190,7 +204,7 @@ class DeformableTransform(Transform):
         refine: residual units of the analysis at 1/2, 1/4, 1/8. deform: its modules at 1/4 and 1/8.
         synthesis: refine, deform and attend of `Synthesis`.
         teacher: the same of the larger synthesis that it learns from; None if it is trained by itself.
-        concatenated, offset_groups, deformable_convs, modulated, drm: see `BlockMaker`.
+        concatenated, offset_groups, deformable_convs, modulated, drm, attention_units: see `BlockMaker`.
     """
 
     downscale = 16
@@ -208,10 +222,11 @@ class DeformableTransform(Transform):
         deformable_convs: int,
         modulated: bool = False,
         drm: Deformation = "deformable",
+        attention_units: int = 3,
     ):
         super().__init__()
         self.latent, self.widths, self.teacher = latent, widths, teacher
-        self.make = BlockMaker(concatenated, offset_groups, deformable_convs, modulated, drm)
+        self.make = BlockMaker(concatenated, offset_groups, deformable_convs, modulated, drm, attention_units)
         self.g_a = analysis_blocks(latent, self.widths, refine, deform, self.make)
         self.g_s = Synthesis(latent, self.widths, self.make, **synthesis)
 
