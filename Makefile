@@ -40,7 +40,7 @@ lint: $(LINTERS) ## check style and types
 
 clean: ## remove .venv and everything else that make has made
 	rm -rf $(VENV) build dist plugins/*/build plugins/*/dist demo
-	rm -rf .pytest_cache .ruff_cache .hypothesis *.egg-info plugins/*/*.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info plugins/*/*.egg-info
 	find zoo_core plugins tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Build isolation would fetch setuptools once more for every package, so the environment gets it first.
