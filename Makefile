@@ -7,6 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 PLUGINS   := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 INSTALLED := $(VENV)/installed
+LINTERS   := $(VENV)/linters
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-packages bench lint clean
@@ -32,12 +33,14 @@ test-packages: $(INSTALLED) ## build the wheels and try them in a clean environm
 bench: $(INSTALLED) ## measure where the time of encoding and decoding goes
 	$(BIN)/zoo bench $(ARGS)
 
-lint: $(BIN)/ruff ## check the style
+lint: $(LINTERS) ## check style and types
 	$(BIN)/ruff check $(ARGS)
+	$(BIN)/ruff format --check
+	$(BIN)/mypy zoo_core $(wildcard plugins/*/zoo_*)
 
 clean: ## remove .venv and everything else that make has made
 	rm -rf $(VENV) build dist plugins/*/build plugins/*/dist demo
-	rm -rf .pytest_cache .ruff_cache .hypothesis *.egg-info plugins/*/*.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info plugins/*/*.egg-info
 	find zoo_core plugins tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Build isolation would fetch setuptools once more for every package, so the environment gets it first.
@@ -53,6 +56,6 @@ $(INSTALLED): pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
 	  -e ".[plot,test]" $(foreach plugin,$(PLUGINS),-e $(plugin))
 	@touch $@
 
-$(BIN)/ruff: $(INSTALLED)
-	$(PIP) install ruff
+$(LINTERS): $(INSTALLED)
+	$(PIP) install ruff mypy
 	@touch $@

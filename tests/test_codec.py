@@ -80,6 +80,8 @@ def test_targets_are_met(codec):
     target = (low + high) / 2
     reached = psnr(zoo.decode(codec.encode(x, target_psnr=target)), x)
     assert target <= reached < target + 0.1
+    with pytest.raises(RateError, match="smallest file of this picture"):
+        codec.encode(x, target_bpp=1e-6)  # less than a byte
     with pytest.raises(RateError, match="level 6 reaches"):
         codec.encode(x, target_psnr=70)
     with pytest.raises(UsageError, match="only one"):

@@ -213,7 +213,7 @@ class Codec:
             picture = images.read(image, convert=convert)
             extra = _extra_sections(picture, metadata, keep_metadata)
         if tile is None:
-            tile = tiles.choose(self.model, picture.pixels.shape[:2], memory)
+            tile = tiles.choose(self.model, picture.shape, memory)
         job = _Encoding(self, picture, extra, tile, conditions)
         if target_bpp is not None:
             max_bytes = int(target_bpp * picture.size[0] * picture.size[1] / 8)
@@ -259,9 +259,8 @@ class Codec:
 
     def _analyse(self, picture: Picture, tile: int, prepared: dict[str, object]) -> tuple[Tensor, ...]:
         """`analyse` with side inputs as the transform takes them."""
-        size = picture.pixels.shape[:2]
-        grid = Grid.of(self.model, size, tile)
-        whole = {name: _map(value, size, grid) for name, value in prepared.items()}
+        grid = Grid.of(self.model, picture.shape, tile)
+        whole = {name: _map(value, picture.shape, grid) for name, value in prepared.items()}
 
         def parts() -> Iterator[tuple[Tensor, ...]]:
             for rows, columns in grid:
@@ -354,17 +353,17 @@ class _Encoding:
         if unknown:
             raise UsageError(f"{codec.entry.name} does not take {', '.join(sorted(unknown))}")
         self.codec, self.picture, self.extra = codec, picture, extra
-        self.grid = tiles.checked(Grid.of(codec.model, picture.pixels.shape[:2], tile))
+        self.grid = tiles.checked(Grid.of(codec.model, picture.shape, tile))
         transform = codec.model.transform
         choices = transform.choices(**transform.side_inputs(picture.pixels, **conditions))
         self.latents = [codec._analyse(picture, self.grid.side, prepared) for prepared in choices]
-        self._coded: tuple[float, bytes, tuple[Tensor, ...]] | None = None
+        self._known: tuple[Tensor, ...] = ()  # latents of the file coded last, as the decoder will know them
 
     def file(self, level: float) -> bytes:
         """The whole file at a level, a multiple of 1/256."""
         with stage("networks"):
             coded = [tiles.write(self.codec.model, y, level, self.grid) for y in self.latents]
-        payload, calibration, latents_hat = coded[0] if len(coded) == 1 else self._cheapest(coded, level)
+        payload, calibration, self._known = coded[0] if len(coded) == 1 else self._cheapest(coded, level)
         sections = {Section.SYMBOLS: payload, **self.extra}
         if calibration:
             sections[Section.CALIBRATION] = calibration
@@ -380,15 +379,12 @@ class _Encoding:
             grey=self.picture.grey,
         )
         with stage("container"):
-            data = container.write(header, sections)
-        self._coded = (level, data, latents_hat)
-        return data
+            return container.write(header, sections)
 
     def largest_under(self, max_bytes: int) -> bytes:
         """The file of about the highest level that is not larger than max_bytes: less than 0.5 % smaller."""
-        best = self._search(
-            lambda: math.log(len(self._coded[1])), math.log(max_bytes), 0.005, 0.35, above=False
-        )
+        target = math.log(max(max_bytes, 1))
+        best = self._search(lambda data: math.log(len(data)), target, 0.005, 0.35, above=False)
         if best is None:
             least = len(self.file(1.0))
             raise RateError(
@@ -398,7 +394,7 @@ class _Encoding:
 
     def smallest_over(self, psnr: float) -> bytes:
         """The file of about the lowest level that reaches a PSNR in dB: less than 0.02 dB more."""
-        best = self._search(self._psnr, psnr, 0.02, 1.4, above=True)
+        best = self._search(lambda _data: self._psnr(), psnr, 0.02, 1.4, above=True)
         if best is None:
             self.file(float(len(LAMBDAS)))
             raise RateError(
@@ -407,7 +403,7 @@ class _Encoding:
         return best
 
     def _search(
-        self, measure: Callable[[], float], target: float, tolerance: float, slope: float, above: bool
+        self, measure: Callable[[bytes], float], target: float, tolerance: float, slope: float, above: bool
     ) -> bytes | None:
         """The file whose measure is closest to the target, on the side that is asked for; None if none is.
 
@@ -419,7 +415,8 @@ class _Encoding:
         aim = target + (tolerance if above else -tolerance) / 2
         best, before, steps = None, None, 0
         while low <= high:
-            data, value, steps = self.file(place / QUALITY_STEP), measure(), steps + 1
+            data, steps = self.file(place / QUALITY_STEP), steps + 1
+            value = measure(data)
             good = value >= target if above else value <= target
             if good:
                 best, level = data, place / QUALITY_STEP
@@ -440,7 +437,7 @@ class _Encoding:
 
     def _cheapest(self, coded: list[_Coded], level: float) -> _Coded:
         """What costs least in bits per pixel + lambda * 255^2 * MSE."""
-        pixels = math.prod(self.picture.pixels.shape[:2])
+        pixels = math.prod(self.picture.size)
         weight = math.exp(np.interp(level, range(1, len(LAMBDAS) + 1), np.log(LAMBDAS)))
 
         def cost(one: _Coded) -> float:
@@ -451,8 +448,7 @@ class _Encoding:
 
     def _psnr(self) -> float:
         """PSNR in dB of the file coded last."""
-        assert self._coded is not None
-        return float(10 * np.log10(255**2 / max(self._mse(self._coded[2]), 1e-10)))
+        return float(10 * np.log10(255**2 / max(self._mse(self._known), 1e-10)))
 
     def _mse(self, latents_hat: tuple[Tensor, ...]) -> float:
         """Mean squared error of the picture that the decoder will make, on the scale 0..255."""

@@ -93,3 +93,4 @@ class Entry:
 @hookspec
 def zoo_register() -> list[Entry]:
     """Return the entries that this plugin offers."""
+    raise NotImplementedError

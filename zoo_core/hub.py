@@ -104,8 +104,8 @@ def publish(
 
 def _cached(spec: Weights) -> Path | None:
     """The file in the client's cache, whose layout is part of its documentation."""
-    folder = _cache() / f"models--{spec.repo.replace('/', '--')}" / "snapshots" / spec.revision
-    path = folder / spec.file
+    folder = f"models--{spec.repo}".replace("/", "--")
+    path = _cache() / folder / f"snapshots/{spec.revision}" / spec.file
     return path if path.is_file() else None
 
 
@@ -167,6 +167,7 @@ def _download(spec: Weights) -> Path:
     if size not in (None, spec.size):
         flaw = f"has {size:,} bytes instead of {spec.size:,}"
         raise WrongWeightsError(f"{_url(spec)} {flaw}: try again later, or upgrade the plugin")
+    assert spec.repo is not None  # without one, nobody asks for a download
     return Path(hf_hub_download(spec.repo, spec.file, revision=spec.revision))
 
 

@@ -77,10 +77,15 @@ class Picture:
         return self.pixels.ndim == 2
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        height, width = self.pixels.shape[:2]
-        return width, height
+        return self.shape[::-1]
 
 
 def read(source: Source, *, convert: bool = False) -> Picture:
@@ -238,8 +243,7 @@ def _pil_samples(image: Image.Image, deep: bool, name: str) -> np.ndarray:
     if mode == "LAB":
         image = _lab_to_rgb(image)
     elif mode in ("P", "PA"):
-        clear = mode == "PA" or "transparency" in image.info or image.palette.mode.endswith("A")
-        image = image.convert("RGBA" if clear else "RGB")
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     elif mode in ("L", "RGB") and "transparency" in image.info:
         image = image.convert(mode + "A")
     elif mode not in _KEPT:
@@ -251,7 +255,9 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     from PIL import ImageCms
 
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert converted is not None  # only work in place returns nothing
+    return converted
 
 
 def _split(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -65,7 +65,7 @@ class CodecModel(nn.Module):
     def prepare(self, device: torch.device | str = "cpu") -> CodecModel:
         """Ready for coding: transform on `device` in channels_last, entropy model in float64 on the CPU."""
         self.eval().requires_grad_(False)
-        self.transform.to(device, memory_format=torch.channels_last)
+        self.transform.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # not in its stub
         self.entropy_model.double().cpu()
         return self
 

@@ -31,7 +31,8 @@ class ZooImageFile(ImageFile.ImageFile):
     format_description = "Learned codecs of the zoo"
 
     def _open(self) -> None:
-        self._data = self.fp.read()
+        assert self.fp is not None
+        self._data: bytes | None = self.fp.read()
         facts = container.inspect(self._data)
         _, sections = container.read(self._data)
         self._size, self._mode = (facts.width, facts.height), facts.mode

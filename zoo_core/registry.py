@@ -16,7 +16,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import Any, get_args
 
 import pluggy
 
@@ -24,9 +24,6 @@ from zoo_core import hooks
 from zoo_core.constants import ENTRY_POINT_GROUP, INTERFACE_VERSION, LAMBDAS
 from zoo_core.errors import DuplicateNameError, PluginError, UnknownModelError, UsageError, ZooError
 from zoo_core.hooks import Entry, Kind
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -153,8 +150,8 @@ def distribution(entry: Entry) -> str:
     raise PluginError(f"{entry.name!r} was not registered by an installed package")
 
 
-def build(entry: Entry, preset: str = "base") -> torch.nn.Module:
-    """Import the entry's factory and call it with the arguments of the preset.
+def build(entry: Entry, preset: str = "base") -> Any:
+    """The CodecModel, Transform or EntropyModel that the entry's factory makes with the preset's arguments.
 
     Raises:
         UsageError: there is no such preset.

@@ -74,8 +74,8 @@ def locate(entry: Entry, preset: str = "base", weights: str | Path | None = None
     """
     spec = entry.weights.get(preset)
     if weights is not None:
-        path = _given(Path(weights), spec)
-        return WeightsFile(path, digest(path))
+        given = _given(Path(weights), spec)
+        return WeightsFile(given, digest(given))
     if spec is None:
         return None
     path = bundled(entry, spec.file) if spec.bundled else None

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: words after `zoo`; those of the process by default.
     """
+    console.open_missing_streams()
     words = sys.argv[1:] if argv is None else argv
     try:
         args = _parse(words)

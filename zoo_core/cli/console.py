@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import sys
 import traceback
@@ -21,6 +22,17 @@ _PREFIXES = {logging.WARNING: "zoo: warning: ", logging.ERROR: "zoo: error: ", l
 _ERASE_LINE = "\r\x1b[K"
 
 log = logging.getLogger("zoo_core")
+
+
+def open_missing_streams() -> None:
+    """Let nothing be read from and nowhere be written to where the process was started without a stream.
+
+    Python puts None in its place, and `print` writes what was meant for a missing standard error to standard
+    output, into the middle of the results.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open as long as the process)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import argparse
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo_core.cli import batch, files, options, side_inputs
 from zoo_core.constants import DEFAULT_MEMORY
@@ -58,7 +58,7 @@ def encoded_name(path: Path) -> Path:
     return path.with_name(path.name + ".zoo")
 
 
-def _encode(codec: Codec, job: files.Job, args: argparse.Namespace, conditions: dict[str, object]) -> None:
+def _encode(codec: Codec, job: files.Job, args: argparse.Namespace, conditions: dict[str, Any]) -> None:
     from zoo_core import container
 
     start = time.perf_counter()

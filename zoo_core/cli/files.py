@@ -195,7 +195,7 @@ def _with_problems(jobs: Sequence[Job], force: bool) -> list[Job]:
 def _conflict(job: Job, target: Path, first: Job, force: bool) -> UsageError | None:
     if first is not job:
         return UsageError(
-            f"{job.name}: {first.name} is written to {target} already: encode them to two folders"
+            f"{job.name}: {first.name} is written to {target} already: write them to two folders"
         )
     if not os.path.exists(target):
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zoo_core.errors import UsageError
 from zoo_core.hooks import Entry
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(item.option, dest=item.name, type=item.read, metavar=item.metavar, help=item.help)
 
 
-def given(args: argparse.Namespace, entry: Entry) -> dict[str, object]:
+def given(args: argparse.Namespace, entry: Entry) -> dict[str, Any]:
     """The side inputs on the command line, as keywords of `Codec.encode`.
 
     Raises:

@@ -129,16 +129,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> RunConfig:
     """The configuration of a new run from the options, or that of an old one, which they may not change."""
-    asked = {
+    asked: dict[str, Any] = {
         "preset": args.preset,
         "init": args.init,
         "settings": args.settings and dict(args.settings),
         "objective": args.objective and dict(args.objective),
     }
     asked = {key: value for key, value in asked.items() if value is not None}
-    recipe = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    recipe: dict[str, Any] = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = {key: value for key, value in recipe.items() if value is not None}
-    data = {"data": str(args.data.resolve())} if args.data else {}
+    data: dict[str, Any] = {"data": str(args.data.resolve())} if args.data else {}
     if args.resume or args.export:
         config = RunConfig.read(args.out, args.method)
         _refuse_changes(config, asked | recipe, args.out)
@@ -181,7 +181,7 @@ def _stopping_at_signals(trainer: Trainer) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in wanted}
 
     def stop(number: int, _frame: object) -> None:
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
         trainer.stop()
 
     try:

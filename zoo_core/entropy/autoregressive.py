@@ -62,6 +62,7 @@ class ChannelAutoregression(nn.Module):
         done: list[Tensor] = []
         start = 0
         for nets in self.slices:
+            assert isinstance(nets, SliceCoder)
             part = None if latent is None else latent.narrow(1, start, nets.width)
             part_gain = None if gain is None else gain.narrow(start, nets.width)
             seen = tuple(torch.cat([context, *done], 1) for context in contexts)

@@ -51,4 +51,6 @@ class ChannelwiseEntropy(SubbandEntropy):
             variable_rate,
         )
         # PyTorch's own start loses so much on the way that all of z rounds to zero.
-        nn.init.kaiming_normal_(self.h_a[-1].weight)
+        last = self.h_a[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.kaiming_normal_(last.weight)

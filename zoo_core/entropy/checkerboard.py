@@ -26,15 +26,15 @@ class HalfPrediction(nn.Module):
 
     def __init__(self, net: nn.Module, half: int):
         super().__init__()
-        self.net, self.half = net, half
+        self.net, self.index = net, half
         convs = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
         self.pointwise = all(conv.kernel_size == (1, 1) for conv in convs)
 
     def forward(self, context: Tensor, anchors: Tensor, others: Tensor) -> Tensor:
         """Context (B, C, H, W) and decoded halves (B, width, H, W/2) -> prediction (B, width, H, W/2)."""
         if self.pointwise:
-            return self.net(torch.cat([split(context)[self.half], (anchors, others)[self.half]], 1))
-        return split(self.net(torch.cat([context, merge(anchors, others)], 1)))[self.half]
+            return self.net(torch.cat([split(context)[self.index], (anchors, others)[self.index]], 1))
+        return split(self.net(torch.cat([context, merge(anchors, others)], 1)))[self.index]
 
 
 class CheckerboardSlice(SliceCoder):

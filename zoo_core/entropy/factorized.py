@@ -28,6 +28,8 @@ _RADIUS = 64
 class FactorizedPrior(nn.Module):
     """Density of the hyper-latent, (B, C, H, W), independent per channel."""
 
+    frequencies: Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         self.channels = channels

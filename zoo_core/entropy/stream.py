@@ -37,14 +37,24 @@ _MISMATCH = (
 )
 
 
-class Encoder(Coder):
+class _Checksummed(Coder):
+    """What writing and reading share: the CRC-32 of all symbols in coding order."""
+
+    def __init__(self) -> None:
+        self._crc = 0
+
+    def _checksum(self, values: np.ndarray) -> None:
+        self._crc = zlib.crc32(np.ascontiguousarray(values, dtype="<i4").tobytes(), self._crc)
+
+
+class Encoder(_Checksummed):
     """Collects the symbols of one picture; `payload` and `calibration` are the result."""
 
     def __init__(self) -> None:
+        super().__init__()
         # (indices, model, its frequencies if each index has its own), in decoding order
         self._parts: list[tuple] = []
         self._escapes = bytearray()
-        self._crc = 0
         self._choices: list[tuple[int, int]] = []
         self._decisions = 0
 
@@ -122,9 +132,6 @@ class Encoder(Coder):
         for value in values:
             self._escapes += _varint(2 * value if value >= 0 else -2 * value - 1)
 
-    def _checksum(self, values: np.ndarray) -> None:
-        self._crc = zlib.crc32(np.ascontiguousarray(values, dtype="<i4").tobytes(), self._crc)
-
     def _put(self, values: np.ndarray, table: Table) -> None:
         index = values - table.first
         outside = (index < 0) | (index >= table.escape)
@@ -153,10 +160,11 @@ class Encoder(Coder):
         return bytes(out)
 
 
-class Decoder(Coder):
+class Decoder(_Checksummed):
     """Reads the symbols of one picture; call `finish` after the walk."""
 
     def __init__(self, payload: bytes, calibration: bytes = b""):
+        super().__init__()
         if len(payload) < 5:
             raise TruncatedFileError("the symbols section is too short: the file is damaged")
         (self._expected,) = struct.unpack_from("<I", payload)
@@ -166,7 +174,6 @@ class Decoder(Coder):
         self._escapes, self._escape = payload[start : start + length], 0
         words = payload[start + length :]
         self._ans = _ans(words + b"\0" * (-len(words) % 4))
-        self._crc = 0
         self._choices = _read_choices(calibration)
         self._decisions = 0
 
@@ -236,8 +243,6 @@ class Decoder(Coder):
         left = not self._ans.is_empty() or self._escape != len(self._escapes) or self._choices
         if left or self._crc != self._expected:
             raise MismatchError(_MISMATCH)
-
-    _checksum = Encoder._checksum
 
     def _calibrate(self, index: np.ndarray, near: np.ndarray) -> None:
         """Take the listed side of every choice of this step; refuse a close one that is not listed."""

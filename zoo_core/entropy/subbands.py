@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -202,12 +203,8 @@ def separate_slices(
     def net(in_ch: int, out_ch: int) -> nn.Module:
         return convolutions((in_ch, *hidden, out_ch), kernels, nn.GELU)
 
-    def attend(in_ch: int, out_ch: int) -> nn.Module:
-        return GatedAttention(in_ch, out_ch, *attention)
-
+    attend = None if attention is None else partial(GatedAttention, width=attention[0], units=attention[1])
     return ChannelAutoregression(
         widths,
-        lambda i, before, width: SeparateSlice(
-            inputs + before, width, attend if attention else None, support + before, net, extra
-        ),
+        lambda i, before, width: SeparateSlice(inputs + before, width, attend, support + before, net, extra),
     )

@@ -55,18 +55,17 @@ def table_from_pmf(pmf: np.ndarray, first: int) -> Table:
 
 
 @functools.cache
-def gaussian_tables() -> tuple[Table | None, ...]:
-    """The tables by index; None for index 0, whose symbols are not coded."""
+def gaussian_tables() -> dict[int, Table]:
+    """The tables by index, from 1; the symbols of index 0 are not coded."""
     with np.load(_FILE) as data:
         halves, lengths = data["halves"], data["lengths"]
-    tables: list[Table | None] = [None]
-    start = 0
-    for length in lengths.tolist():
+    tables, start = {}, 0
+    for index, length in enumerate(lengths.tolist(), 1):
         half = halves[start : start + length].astype(np.int64)  # frequencies of 0, 1, ..., r
         start += length
         both = np.concatenate([half[:0:-1], half])
-        tables.append(Table(1 - length, np.append(both, TOTAL - both.sum())))
-    return tuple(tables)
+        tables[index] = Table(1 - length, np.append(both, TOTAL - both.sum()))
+    return tables
 
 
 def build_gaussian_tables() -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,11 @@ inputs.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,17 @@ class Cost:
         return self.analysis + self.synthesis + self.entropy_model
 
 
+class Costs(dict[str, float]):
+    """Thousands of multiplications per pixel by name of the layer; 0 for any other name."""
+
+    def __missing__(self, name: str) -> float:
+        return 0.0
+
+    def total(self) -> float:
+        """Of all layers."""
+        return sum(self.values())
+
+
 def cost(entry: Entry, preset: str = "base") -> Cost:
     """What the model of a registered codec costs."""
     with torch.device("meta"):
@@ -52,8 +64,8 @@ def cost(entry: Entry, preset: str = "base") -> Cost:
     return Cost(parameter_count(model), before - entropy_model, found.total() - before, entropy_model)
 
 
-def kmacs(model: CodecModel, side: int = 256) -> Counter[str]:
-    """Thousands of multiplications per pixel of a picture of `side` x `side`, by name of the layer.
+def kmacs(model: CodecModel, side: int = 256) -> Costs:
+    """What each layer costs for a picture of `side` x `side`.
 
     `model` was built under `torch.device("meta")`.
     """
@@ -62,7 +74,7 @@ def kmacs(model: CodecModel, side: int = 256) -> Counter[str]:
     return found
 
 
-def below(costs: Counter[str], prefix: str) -> float:
+def below(costs: Costs, prefix: str) -> float:
     """Sum over all layers of the module `prefix`."""
     return sum(value for name, value in costs.items() if name.startswith(prefix + "."))
 
@@ -72,16 +84,14 @@ def _picture(side: int) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _counting(model: CodecModel, side: int) -> Iterator[Counter[str]]:
+def _counting(model: CodecModel, side: int) -> Iterator[Costs]:
     """Counts the products of every layer that is called."""
-    found: Counter[str] = Counter()
+    found = Costs()
 
     def hook(name: str):
-        def count(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-            counted = (
-                module.products(*inputs) if hasattr(module, "products") else _products(module, inputs[0], out)
-            )
-            found[name] += counted / side**2 / 1000
+        def count(module: Any, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+            products = module.products if hasattr(module, "products") else partial(_products, module, out)
+            found[name] += products(*inputs) / side**2 / 1000
 
         return count
 
@@ -98,7 +108,8 @@ def _counting(model: CodecModel, side: int) -> Iterator[Counter[str]]:
             handle.remove()
 
 
-def _products(module: nn.Module, x: Tensor, out: Tensor) -> int:
+def _products(module: Any, out: Tensor, x: Tensor) -> int:
+    """Of a layer in `_LAYERS` that has no method of that name."""
     if isinstance(module, nn.ConvTranspose2d):  # every sample of the input meets all weights of its channel
         return x.numel() * (module.weight.numel() // module.weight.shape[0])
     weight = module.gamma if isinstance(module, GDN) else module.weight

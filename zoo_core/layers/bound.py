@@ -8,13 +8,13 @@ from torch import Tensor
 
 class _LowerBound(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.bound = bound
         return x.clamp_min(bound)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx, grad: Tensor):
         (x,) = ctx.saved_tensors
         # Below the bound only a step upwards (negative gradient) passes.
         return grad * ((x >= ctx.bound) | (grad < 0)), None

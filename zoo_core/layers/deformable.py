@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.layers.precision import full_precision
+from zoo_core.layers.residual import conv3x3, zeroed
 
 TAPS = 9
 
@@ -33,9 +34,7 @@ class DeformableConv2d(nn.Conv2d):
     def __init__(self, channels: int, groups: int = 1, modulated: bool = False, frozen: bool = False):
         super().__init__(channels, channels, 3, 1, 1)
         self.offset_groups, self.modulated, self.frozen = groups, modulated, frozen
-        self.offset = nn.Conv2d(channels, (27 if modulated else 18) * groups, 3, 1, 1)
-        nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)
+        self.offset = zeroed(conv3x3(channels, (27 if modulated else 18) * groups))
         if frozen:
             self.offset.requires_grad_(False)
 

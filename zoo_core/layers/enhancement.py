@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
-from zoo_core.layers.residual import conv1x1, conv3x3
+from zoo_core.layers.residual import conv1x1, conv3x3, zeroed
 
 SLOPE = 0.2
 _GAIN = 0.1
@@ -85,10 +85,10 @@ def plain_enhancement(width: int, fold: int = 1) -> Enhancement:
         nn.LeakyReLU(SLOPE),
         conv3x3(width, pixels),
     )
+    module = Enhancement(body, fold, 1.0)
     with torch.no_grad():
-        nn.init.kaiming_normal_(body[-1].weight).mul_(_GAIN)
-        nn.init.zeros_(body[-1].bias)
-    return Enhancement(body, fold, 1.0)
+        nn.init.kaiming_normal_(zeroed(module.last).weight).mul_(_GAIN)
+    return module
 
 
 def enhancement(kind: Kind, width: int, growth: int, fold: int) -> nn.Module:

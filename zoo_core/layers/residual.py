@@ -5,6 +5,8 @@ With the default slope they are CompressAI's; with slope 0.2 and a 1x1 skip thos
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +15,8 @@ from zoo_core.layers.precision import full_precision
 
 SLOPE = 0.01
 
+Conv = TypeVar("Conv", bound=nn.Conv2d | nn.ConvTranspose2d)
+
 
 def conv3x3(in_ch: int, out_ch: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_ch, out_ch, 3, stride, 1)
@@ -20,6 +24,14 @@ def conv3x3(in_ch: int, out_ch: int, stride: int = 1) -> nn.Conv2d:
 
 def conv1x1(in_ch: int, out_ch: int) -> nn.Conv2d:
     return nn.Conv2d(in_ch, out_ch, 1)
+
+
+def zeroed(conv: Conv) -> Conv:
+    """The convolution with zeros for weights and bias: what it feeds starts without it."""
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
 
 
 class PreciseConv2d(nn.Conv2d):

@@ -74,14 +74,13 @@ class ResidualTransform16(Transform):
                 ]
             )
         )
-        entry = nn.Sequential(
-            OrderedDict([("up", ResidualBlockUpsample(latent, eighth)), *attention(8, eighth)])
-        )
+        up = ResidualBlockUpsample(latent, eighth)
+        entry = nn.Sequential(OrderedDict([("up", up), *attention(8, eighth)])) if attend else up
         self.g_s = nn.Sequential(
             OrderedDict(
                 [
                     *attention(16, latent),
-                    ("stage8", _stage(entry if attend else entry.up, eighth, many)),
+                    ("stage8", _stage(entry, eighth, many)),
                     ("stage4", _stage(ResidualBlockUpsample(eighth, quarter), quarter, some)),
                     ("stage2", _stage(ResidualBlockUpsample(quarter, half), half, few)),
                     ("picture", subpel_conv(half, 3, 2, precise=True)),
@@ -94,12 +93,11 @@ class ResidualTransform16(Transform):
 
     def features(self, x: Tensor) -> Tensor:
         """x (B, 3, H, W) -> f3 (B, n3, H/8, W/8)."""
-        return self.g_a.stage8(self.g_a.stage4(self.g_a.stage2(x)))
+        return self.g_a[:3](x)
 
     def to_latent(self, f3: Tensor) -> Tensor:
         """f3 -> y (B, M, H/16, W/16)."""
-        for block in self.g_a[3:-1]:
-            f3 = block(f3)
+        f3 = self.g_a[3:-1](f3)
         with full_precision(f3):  # its output is quantised
             return self.g_a[-1](f3)
 

@@ -57,15 +57,16 @@ class SwinStage(nn.Module):
         post_norm_gain: float = 1.0,
     ):
         super().__init__()
-        block = {1: SwinBlockV1, 2: SwinBlockV2}[version]
+        kind = {1: SwinBlockV1, 2: SwinBlockV2}[version]
         self.residual = residual
-        self.blocks = nn.ModuleList(
-            block(dim, heads, window, mlp_ratio, window // 2 * (index % 2), drop)
+        blocks = [
+            kind(dim, heads, window, mlp_ratio, window // 2 * (index % 2), drop)
             for index, drop in zip(range(depth), drop_path or (0.0,) * depth, strict=True)
-        )
+        ]
+        self.blocks = nn.ModuleList(blocks)
         self.apply(_initialise)
         if version == 2:
-            for block in self.blocks:
+            for block in blocks:
                 nn.init.constant_(block.norm1.weight, post_norm_gain)
                 nn.init.constant_(block.norm2.weight, post_norm_gain)
 
@@ -110,6 +111,8 @@ class _SwinBlock(nn.Module):
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows of (B, H, W, C) tokens, the windows shifted by `shift`."""
 
+    index: Tensor
+
     def __init__(self, dim: int, heads: int, window: int):
         super().__init__()
         if dim % heads:
@@ -153,19 +156,20 @@ class WindowAttention(nn.Module):
         batch, height, width, dim = tokens.shape
         side = self.window
         grid = tokens.view(batch, height // side, side, width // side, side, dim)
-        bias, parts = self.position_bias(), []
+        bias, bands = self.position_bias(), []
         for down, row_mask in rows.groups():
-            parts.append([])
+            band = []
             for across, column_mask in columns.groups():
                 part = grid[:, down, :, across].transpose(2, 3)  # (B, rows, columns, side, side, C)
                 windows = self._windows(part.reshape(-1, side**2, dim), _masked(bias, row_mask, column_mask))
-                parts[-1].append(windows.view(part.shape).transpose(2, 3))
-        return torch.cat([torch.cat(row, 3) for row in parts], 1).reshape(tokens.shape)
+                band.append(windows.view(part.shape).transpose(2, 3))
+            bands.append(torch.cat(band, 3))
+        return torch.cat(bands, 1).reshape(tokens.shape)
 
     def _windows(self, tokens: Tensor, bias: Tensor) -> Tensor:
         """Attention inside each of (windows, T, C)."""
-        qkv = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(self.attend(*qkv, bias).transpose(1, 2).flatten(2))
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(self.attend(q, k, v, bias).transpose(1, 2).flatten(2))
 
 
 class WindowAttentionV1(WindowAttention):
@@ -192,6 +196,8 @@ class WindowAttentionV2(WindowAttention):
 
     Keys have no bias of their own. The position bias is 16 sigmoid(MLP(offset)).
     """
+
+    offsets: Tensor
 
     def __init__(self, dim: int, heads: int, window: int):
         super().__init__(dim, heads, window)
@@ -286,15 +292,12 @@ def axis(length: int, window: int, shift: int) -> Axis:
 
 def _masked(bias: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
     """The position bias (1, heads, T, T) with pairs ruled out by the masks of their window's row and column."""
-    if rows is None and columns is None:
-        return bias
-    side = len(rows if rows is not None else columns)
-    free = torch.ones(side, side, dtype=torch.bool, device="cpu")
-    rows = free if rows is None else rows
-    columns = free if columns is None else columns
-    allowed = (
-        rows[:, None, :, None] & columns[None, :, None, :]
-    )  # query row, query column, key row, key column
+    side = math.isqrt(bias.shape[-1])
+    allowed = torch.ones(side, side, side, side, dtype=torch.bool, device="cpu")  # query (row, column), key
+    if rows is not None:
+        allowed &= rows[:, None, :, None]
+    if columns is not None:
+        allowed &= columns[None, :, None, :]
     allowed = allowed.reshape(side**2, side**2).to(bias.device)
     return bias.masked_fill(~allowed, MASKED)
 

@@ -17,6 +17,7 @@ Source: WeConvene (arXiv 2407.09983) uses Haar; the other filters are standard J
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ def dwt2(x: Tensor, wavelet: str = "haar") -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 def idwt2(
-    ll: Tensor, lh: Tensor, hl: Tensor, hh: Tensor, size: tuple[int, int], wavelet: str = "haar"
+    ll: Tensor, lh: Tensor, hl: Tensor, hh: Tensor, size: Sequence[int], wavelet: str = "haar"
 ) -> Tensor:
     """Inverse of `dwt2` for a picture of `size` = (H, W)."""
     x = idwt(idwt(ll, lh, -2, wavelet), idwt(hl, hh, -2, wavelet), -1, wavelet)

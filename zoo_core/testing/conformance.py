@@ -167,7 +167,7 @@ class CodecConformance:
         """Damage that the container's checksums do not see is refused by the symbols' own checksum."""
         latents = codec.analyse(zoo_picture(40, 24))
         payload, calibration, _ = write_latents(codec.model, latents, 3.0)
-        size = tuple(n + -n % codec.stride for n in (24, 40))
+        size = (24 + -24 % codec.stride, 40 + -40 % codec.stride)
         for position in range(len(payload)):
             broken = bytearray(payload)
             broken[position] ^= 0x10

@@ -46,8 +46,10 @@ class Bands3D(Subbands):
 
     def join(self, low: Tensor, high: Tensor, size: tuple[int, int]) -> Tensor:
         bands = torch.cat([low, high], 1).split(self.half, 1)  # LLl, LLh, LHl, LHh, HLl, HLh, HHl, HHh
-        parts = (idwt2(*bands[i::2], size, self.wavelet) for i in range(2))
-        return idwt(*parts, CHANNELS, self.wavelet)
+        parts = []
+        for ll, lh, hl, hh in (bands[0::2], bands[1::2]):
+            parts.append(idwt2(ll, lh, hl, hh, size, self.wavelet))
+        return idwt(parts[0], parts[1], CHANNELS, self.wavelet)
 
 
 class Entropy3D(SubbandEntropy):

@@ -30,7 +30,7 @@ def build(
     `weconv=False` and `wecharm=False` leave out 3DM-WeConv and 3DWeChARM; `wavelet` (haar, 5/3, 9/7, or
     poly for no filter), `levels`, `hf_kernel`, `channel_dwt`, `lf_def` and `hf_attention` are the other switches.
     """
-    core = {
+    core: dict[str, Any] = {
         "wavelet": wavelet if weconv else None,
         "levels": levels,
         "hf_kernel": hf_kernel,

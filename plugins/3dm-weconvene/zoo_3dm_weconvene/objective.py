@@ -31,6 +31,8 @@ class TwoStep(Objective):
         transform_rate: see `Objective`.
     """
 
+    shares: Tensor
+
     def __init__(self, rho: float = 1.0, switch: float = 0.8, transform_rate: float = TRANSFORM_RATE):
         super().__init__(transform_rate)
         if rho <= 0 or not 0 <= switch <= 1:

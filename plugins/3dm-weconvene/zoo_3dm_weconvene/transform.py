@@ -49,8 +49,9 @@ class SpatialCore(nn.Module):
             low, *high = dwt2(low, self.wavelet)  # 4 x (B, C, H/2, W/2)
             details.append(gdn(conv(torch.cat(high, 1))))
         low = self.gdn_low(self.conv_low(low))
-        for high, size in zip(reversed(details), reversed(sizes), strict=True):
-            low = idwt2(low, *high.chunk(3, 1), size, self.wavelet)
+        for detail, size in zip(reversed(details), reversed(sizes), strict=True):
+            lh, hl, hh = detail.chunk(3, 1)
+            low = idwt2(low, lh, hl, hh, size, self.wavelet)
         return low
 
 

@@ -88,6 +88,8 @@ class ParameterNet(nn.Module):
 class SelectedRows(nn.Conv2d):
     """1x1 convolution (B, in, H, W) -> (B, P, C, H, W) for some of the `latent` channels, in full precision."""
 
+    bias: Tensor
+
     def __init__(self, in_ch: int, parameters: int, latent: int):
         super().__init__(in_ch, parameters * latent, 1)
         self.latent = latent

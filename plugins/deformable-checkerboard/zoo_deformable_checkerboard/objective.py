@@ -14,13 +14,15 @@ trained again; tensors, weights and shares of the run are our reconstruction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zoo_core.entropy.hyperprior import HyperpriorEntropy
 from zoo_core.errors import UsageError
+from zoo_core.layers.rate import RateGains
 from zoo_core.layers.residual import conv1x1
 from zoo_core.model import CodecModel, bits_per_pixel
 from zoo_core.training.loss import distortion
@@ -77,7 +79,7 @@ class Distillation(Sparse):
     def __init__(
         self,
         model: CodecModel,
-        teacher: dict[str, Any],
+        teacher: Mapping[str, Any],
         phases: tuple[float, float] = (0.6, 0.8),
         features: float = 0.1,
         teacher_width: float = 1.0,
@@ -89,16 +91,16 @@ class Distillation(Sparse):
         if not 0 < first <= second <= 1:
             raise UsageError(f"phases={phases}: two rising shares of the run are needed")
         self.phases, self.features = (first, second), features
-        transform: DeformableTransform = model.transform
-        widths = tuple(round(teacher_width * width) for width in transform.widths)
-        self.teacher = Synthesis(transform.latent, widths, transform.make, **teacher)
+        transform = _transform(model)
+        half, quarter, eighth = (round(teacher_width * width) for width in transform.widths)
+        self.teacher = Synthesis(transform.latent, (half, quarter, eighth), transform.make, **teacher)
         pass_through(self.teacher)
         _copy_equal(transform.g_s, self.teacher)
         self.adapters = nn.ModuleDict(
             {
                 name: nn.Identity() if mine == theirs else conv1x1(mine, theirs)
                 for name, mine, theirs in zip(
-                    Synthesis.HINTS, transform.widths[::-1], widths[::-1], strict=True
+                    Synthesis.HINTS, transform.widths[::-1], (eighth, quarter, half), strict=True
                 )
             }
         )
@@ -111,17 +113,19 @@ class Distillation(Sparse):
 
     def begin(self, model: CodecModel, progress: float) -> None:
         self.progress = progress
-        student, entropy = model.transform.g_s, model.entropy_model
+        transform, entropy = _transform(model), model.entropy_model
+        student = transform.g_s
         if self.phase == 1:  # the student follows, so that its average is young when its turn comes
             _copy_equal(self.teacher, student)
         _learn(self.teacher.parameters(), self.phase == 1)
-        _learn(model.transform.g_a.parameters(), self.phase == 1)
+        _learn(transform.g_a.parameters(), self.phase == 1)
         _learn(student.parameters(), self.phase > 1)
         _learn(self.adapters.parameters(), self.phase > 1)
         _learn((p for n, p in entropy.named_parameters() if not n.endswith("quantiles")), self.phase != 2)
-        if entropy.gains is not None:  # they decide the symbols, as the analysis does
-            _learn(entropy.gains.parameters(), self.phase == 1)
-        _hold(model.transform.g_s, self.teacher)
+        gains = _gains(model)
+        if gains is not None:  # they decide the symbols, as the analysis does
+            _learn(gains.parameters(), self.phase == 1)
+        _hold(student, self.teacher)
 
     def forward(self, model: CodecModel, x: Tensor, level: Tensor) -> Terms:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.phase != 2):
@@ -130,7 +134,7 @@ class Distillation(Sparse):
             return self.base(model, coder, x, self.teacher(latents[0]), level)
         with torch.no_grad():
             taught, their_hints = self.teacher.with_hints(latents[0])
-        x_hat, hints = model.transform.g_s.with_hints(latents[0])
+        x_hat, hints = _transform(model).g_s.with_hints(latents[0])
         terms = self.base(model, coder, x, x_hat, level)
         imitation = distortion(_TEACHER_WEIGHT * _mse(x_hat, taught), level)
         return terms._replace(loss=terms.loss + imitation + self._feature_loss(hints, their_hints))
@@ -153,7 +157,7 @@ def objective(model: CodecModel, distillation: bool | None = None, **settings: A
     Raises:
         UsageError: distillation is asked for, but the preset names no teacher.
     """
-    teacher = model.transform.teacher
+    teacher = _transform(model).teacher
     if distillation and teacher is None:
         raise UsageError("this preset has no teacher to learn from: leave distillation out")
     if teacher is None or distillation is False:
@@ -161,9 +165,19 @@ def objective(model: CodecModel, distillation: bool | None = None, **settings: A
     return Distillation(model, teacher, **settings)
 
 
+def _transform(model: CodecModel) -> DeformableTransform:
+    assert isinstance(model.transform, DeformableTransform)
+    return model.transform
+
+
+def _gains(model: CodecModel) -> RateGains | None:
+    assert isinstance(model.entropy_model, HyperpriorEntropy)
+    return model.entropy_model.gains
+
+
 def _symbols(model: CodecModel, values: Tensor, level: Tensor) -> Tensor:
     """The known latent in quantisation steps. `values` hold anchors and the others, one after the other."""
-    gains = model.entropy_model.gains
+    gains = _gains(model)
     if gains is None:
         return values
     scale = gains(level).scale.detach()
@@ -185,7 +199,7 @@ def _hold(*modules: nn.Module) -> None:
     for module in modules:
         for part in module.modules():
             if getattr(part, "frozen", False):
-                _learn(part.offset.parameters(), False)
+                _learn(part.get_submodule("offset").parameters(), False)
 
 
 @torch.no_grad()

@@ -225,7 +225,7 @@ class DeformableTransform(Transform):
         attention_units: int = 3,
     ):
         super().__init__()
-        self.latent, self.widths, self.teacher = latent, tuple(widths), teacher
+        self.latent, self.widths, self.teacher = latent, widths, teacher
         self.make = BlockMaker(concatenated, offset_groups, deformable_convs, modulated, drm, attention_units)
         self.g_a = analysis_blocks(latent, self.widths, refine, deform, self.make)
         self.g_s = Synthesis(latent, self.widths, self.make, **synthesis)

@@ -19,6 +19,7 @@ import zoo_core as zoo
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel, bits
 from zoo_core.training.data import load_photos
+from zoo_dual_branch.entropy import DualBranchEntropy
 
 _LOW = 1 / 16
 """Cycles per pixel up to which a frequency is low."""
@@ -55,11 +56,13 @@ def condition_saves(model: CodecModel, x: Tensor, level: Tensor) -> Tensor:
     Raises:
         UsageError: the model has no condition.
     """
-    if model.entropy_model.condition is None:
+    entropy = model.entropy_model
+    assert isinstance(entropy, DualBranchEntropy)
+    if entropy.condition is None:
         raise UsageError("this model has no condition: its order is 'none'")
-    second = "y_l" if model.entropy_model.order == "hl" else "y_h"
+    second = "y_l" if entropy.order == "hl" else "y_h"
     right = rates(model, x, level)[second]
-    hook = model.entropy_model.condition.register_forward_hook(lambda _net, _inputs, c: c.roll(1, 0))
+    hook = entropy.condition.register_forward_hook(lambda _net, _inputs, c: c.roll(1, 0))
     try:
         return rates(model, x, level)[second] / right - 1
     finally:

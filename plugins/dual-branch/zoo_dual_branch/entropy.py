@@ -69,10 +69,9 @@ class Branch(nn.Module):
         self.name, self.latent, self.hyper_latent = name, sum(slices), hyper_latent
         self.downscale = 2**halvings
         strided = [conv3x3(hyper_latent, hyper_latent, 2) for _ in range(halvings)]
-        self.h_a = _activated(conv3x3(self.latent, hyper_latent), *strided)
-        for conv in self.h_a[
-            ::2
-        ]:  # PyTorch's own start loses so much on the way that all of z rounds to zero
+        convs = [conv3x3(self.latent, hyper_latent), *strided]
+        self.h_a = _activated(*convs)
+        for conv in convs:  # PyTorch's own start loses so much on the way that all of z rounds to zero
             nn.init.kaiming_normal_(conv.weight, SLOPE)
         shuffled = [subpel_conv(hyper_latent, hyper_latent, 2) for _ in range(halvings)]
         self.h_s = _activated(*shuffled, conv3x3(hyper_latent, params))
@@ -105,9 +104,11 @@ def _slice(
     """Networks of a slice of `width` channels with `before` channels in the slices before it."""
     seen = context + before
     parameters = convolutions((seen, *parameter_net[0], 2 * width), parameter_net[1], _activation)
+    last = parameters[-1]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
     with torch.no_grad():
         # Near one quantisation step: a scale below its bound has no gradient.
-        parameters[-1].bias[width:] = torch.linspace(0.5, 2, width)
+        last.bias[width:] = torch.linspace(0.5, 2, width)
     lrp = convolutions((seen + width, *lrp_net[0], width), lrp_net[1], _activation)
     return JointSlice(width, parameters, lrp)
 
@@ -115,10 +116,10 @@ def _slice(
 def _condition_net(order: str, latents: tuple[int, int], channels: int) -> nn.Sequential:
     """From the latent coded first to c, at the size of the latent coded second."""
     first = conv3x3(latents[0], channels, 2) if order == "hl" else subpel_conv(latents[1], channels, 2)
-    net = _activated(first, conv3x3(channels, channels))
+    last = conv3x3(channels, channels)
     with torch.no_grad():
-        net[-1].weight.mul_(0.1)  # starts close to no condition
-    return net
+        last.weight.mul_(0.1)  # starts close to no condition
+    return _activated(first, last)
 
 
 class DualBranchEntropy(EntropyModel):
@@ -168,9 +169,9 @@ class DualBranchEntropy(EntropyModel):
         self.latent_channels = (self.hr.latent,)
         if not lr_off:
             self.lr = Branch("l", lr_slices, lr_hyper_latent, lr_params, halvings - 1, given["hl"], *nets)
-            self.latent_channels = (self.hr.latent, self.lr.latent)
-        if self.order != "none":
-            self.condition = _condition_net(order, self.latent_channels, condition)
+            self.latent_channels = both = (self.hr.latent, self.lr.latent)
+            if order != "none":
+                self.condition = _condition_net(order, both, condition)
 
     def update(self) -> None:
         for branch in (self.hr, self.lr):
@@ -187,7 +188,7 @@ class DualBranchEntropy(EntropyModel):
         y = (None, None) if latents is None else latents
         if self.lr is None:
             return (self.hr.code(coder, y[0], shapes[0], None, level),)
-        if self.order == "lh":
+        if self.order == "lh" and self.condition is not None:
             v_l = self.lr.code(coder, y[1], shapes[1], None, level)
             return self.hr.code(coder, y[0], shapes[0], self.condition(v_l), level), v_l
         v_h = self.hr.code(coder, y[0], shapes[0], None, level)

@@ -17,6 +17,7 @@ from zoo_core.model import CodecModel, bits
 from zoo_core.training.block_start import GREY
 from zoo_core.training.loss import distortion
 from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
+from zoo_dual_branch.entropy import DualBranchEntropy
 
 PHASE = 0.2
 """Share of a run in which the measures act."""
@@ -54,7 +55,7 @@ class LivingBranches(Objective):
         if aux < 0 or not 0 <= hr_dropout <= 1:
             raise UsageError(f"aux={aux}, hr_dropout={hr_dropout}: 0 or more, and between 0 and 1")
         self.aux, self.hr_dropout = aux, hr_dropout
-        self.head = _grey(subpel_conv(channels, 3, stride // THUMBNAIL)) if aux else None
+        self.head = _grey_head(channels, stride // THUMBNAIL) if aux else None
         self.left = 1.0
 
     def begin(self, model: CodecModel, progress: float) -> None:
@@ -83,10 +84,11 @@ class LivingBranches(Objective):
         return self.aux * self.left * _mse(self.head(y_l), F.avg_pool2d(x, THUMBNAIL))
 
 
-def _grey(head: nn.Sequential) -> nn.Sequential:
-    """The head starts with grey pictures; random ones of an unscaled latent would drown every other term."""
-    nn.init.zeros_(head[0].weight)
-    nn.init.constant_(head[0].bias, GREY)
+def _grey_head(channels: int, upscale: int) -> nn.Sequential:
+    """It starts with grey pictures; random ones of an unscaled latent would drown every other term."""
+    head = subpel_conv(channels, 3, upscale)
+    for name, parameter in head.named_parameters():
+        nn.init.constant_(parameter, GREY if name.endswith("bias") else 0)
     return head
 
 
@@ -96,6 +98,8 @@ def _mse(a: Tensor, b: Tensor) -> Tensor:
 
 def objective(model: CodecModel, **settings: float) -> Objective:
     """`LivingBranches`; a model of a single branch trains plainly."""
-    if model.entropy_model.lr is None:
+    entropy = model.entropy_model
+    assert isinstance(entropy, DualBranchEntropy)
+    if entropy.lr is None:
         return Objective(settings.get("transform_rate", TRANSFORM_RATE))
-    return LivingBranches(model.entropy_model.lr.latent, 2 * model.transform.downscale, **settings)
+    return LivingBranches(entropy.lr.latent, 2 * model.transform.downscale, **settings)

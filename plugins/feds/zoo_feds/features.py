@@ -39,6 +39,8 @@ class RunningVariance(nn.Module):
     """Variance of each channel of (B, C, H, W) over batch and space, (C,), averaged over batches."""
 
     momentum = 0.99
+    value: Tensor
+    batches: Tensor
 
     def __init__(self, channels: int):
         super().__init__()

@@ -31,6 +31,10 @@ class ChannelInformation(nn.Module):
         weights: of the matched channels, by their bits, equal, or by the inverse of their bits; their sum is 1.
     """
 
+    bits: Tensor
+    batches: Tensor
+    drawn: Tensor
+
     def __init__(self, channels: int, count: int, select: Select = "top", weights: Weights = "entropy"):
         super().__init__()
         if select not in ("top", "random", "all") or weights not in ("entropy", "uniform", "inverse"):

@@ -64,6 +64,9 @@ class Distillation(Objective):
         UsageError: phases that do not rise, or no such choice.
     """
 
+    units: Tensor
+    phase: Tensor
+
     def __init__(
         self,
         student: CodecModel,
@@ -83,7 +86,7 @@ class Distillation(Objective):
         self.phases, self.shares = tuple(phases), (features, channels)
         self.ent_loss, self.staged = ent_loss, staged
         self.teacher = teacher.requires_grad_(False)
-        mine, theirs = student.transform, teacher.transform
+        mine, theirs = _transform(student), _transform(teacher)
         widths = zip(_feature_widths(mine), _feature_widths(theirs), strict=True)
         self.adapters = nn.ModuleList(identity_conv(*pair, bias=True) for pair in widths)
         self.variances = nn.ModuleList(RunningVariance(width) for width in _feature_widths(theirs))
@@ -209,6 +212,11 @@ def _check(phases: tuple[float, float], ent_loss: Distance, adapter_y: bool, sel
         raise UsageError("select=all needs the adapter: the latents have different numbers of channels")
 
 
+def _transform(model: CodecModel) -> ResidualTransform16:
+    assert isinstance(model.transform, ResidualTransform16)
+    return model.transform
+
+
 def _feature_widths(transform: ResidualTransform16) -> tuple[int, ...]:
     """Channels of the modules in `FEATURES`."""
     return (*transform.widths, *transform.widths[::-1])
@@ -216,7 +224,7 @@ def _feature_widths(transform: ResidualTransform16) -> tuple[int, ...]:
 
 def _recorded(model: CodecModel) -> tuple[str, ...]:
     """Modules of the transform whose outputs are compared; the last one gives y, before quantisation."""
-    *_, last = (name for name, _ in model.transform.g_a.named_children())
+    *_, last = (name for name, _ in _transform(model).g_a.named_children())
     return (*FEATURES, f"g_a.{last}")
 
 

@@ -58,7 +58,7 @@ class OctaveEntropy(EntropyModel):
         variable_rate: bool = False,
     ):
         super().__init__()
-        self.noise_downstream = noise_downstream
+        self.noise_downstream, self.hyper_kernel = noise_downstream, hyper_kernel
         self.downscale = 8 if octave else 4
         y, self.hyper, p = split(latent, octave), split(hyper, octave), split(params, octave)
         z = self.hyper
@@ -68,7 +68,9 @@ class OctaveEntropy(EntropyModel):
         self.h_s = hyper_synthesis(
             hyper, middle, params, hyper_kernel, 2, cross_kernel, transposed_act, octave
         )
-        self.h_a2 = self.h_s2 = self.high_z = None
+        self.h_a2: nn.Module | None = None
+        self.h_s2: nn.Module | None = None
+        self.high_z: HighEstimator | None = None
         if extra_hyper:
             self.h_a2 = hyper_analysis(hyper, hyper, 3, 1, *shared)
             self.h_s2 = hyper_synthesis(hyper, middle, 2 * hyper, 3, 1, cross_kernel, transposed_act, octave)
@@ -85,7 +87,8 @@ class OctaveEntropy(EntropyModel):
     def _rates(self, y: Channels, z: Channels, p: Channels, variable: bool) -> None:
         """Gains of every coded latent, and the level's modulation of p."""
         self.gains = nn.ModuleDict()
-        self.rate_h = self.rate_l = None
+        self.rate_h: RateAffine | None = None
+        self.rate_l: RateAffine | None = None
         if not variable:
             return
         for level, channels in (("y", y), ("z", z), ("w", z)):
@@ -116,18 +119,18 @@ class OctaveEntropy(EntropyModel):
         p = self._modulated(self.h_s(z_hat), level)
         y_l_hat = None
         if self.low_y is not None:
-            mean, scale = self.low_y(p.low, upper.low)
+            mean, scale = self.low_y(p.low, upper and upper.low)
             y_l_hat = coder.gaussian("y_l", y and y.low, mean, scale, self._gain("y_l", level))
-        mean, scale = self.high_y(p.high, y_l_hat, upper.high)
+        mean, scale = self.high_y(p.high, y_l_hat, upper and upper.high)
         y_h_hat = coder.gaussian("y_h", y and y.high, mean, scale, self._gain("y_h", level))
         return (y_h_hat,) if y_l_hat is None else (y_h_hat, y_l_hat)
 
     def _code_hyper(
         self, coder: Coder, z: Pair | None, shapes: tuple[Shape, ...], level: Tensor | None
-    ) -> tuple[Pair, Pair]:
-        """z_hat and p2; without the second hyper layer nothing takes the place of p2."""
-        if self.h_a2 is None:
-            return self._code_factorized(coder, "z", z, shapes, level), Pair(None)
+    ) -> tuple[Pair, Pair | None]:
+        """z_hat and p2; None for p2 without the second hyper layer."""
+        if self.h_a2 is None or self.h_s2 is None or self.high_z is None:
+            return self._code_factorized(coder, "z", z, shapes, level), None
         w_hat = self._code_factorized(coder, "w", None if z is None else self.h_a2(z), shapes, level)
         p2 = self.h_s2(w_hat)
         z_l_hat = None
@@ -153,7 +156,9 @@ class OctaveEntropy(EntropyModel):
         return Pair(*coded)
 
     def _gains(self, step: str) -> RateGains | None:
-        return self.gains[step] if step in self.gains else None  # noqa: SIM401 (a ModuleDict has no get)
+        gains = self.gains[step] if step in self.gains else None  # noqa: SIM401 (a ModuleDict has no get)
+        assert gains is None or isinstance(gains, RateGains)
+        return gains
 
     def _gain(self, step: str, level: Tensor | None) -> Gain | None:
         gains = self._gains(step)

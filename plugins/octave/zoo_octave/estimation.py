@@ -38,7 +38,7 @@ class LowEstimator(nn.Module):
     def forward(self, own: Tensor, upper: Tensor | None) -> tuple[Tensor, Tensor]:
         """p_l (B, 2 params, H/32, W/32), p2_l (B, 2 skip, H/128, W/128) -> mean, scale (B, out, H/32, W/32)."""
         mean, scale = own.chunk(2, 1)
-        if upper is None:
+        if upper is None or self.up_mean is None or self.up_scale is None:
             return self.mix_mean(mean), self.mix_scale(scale)
         upper_mean, upper_scale = upper.chunk(2, 1)
         skip_mean = _if_on(self.up_mean(upper_mean), self.hyper_skip)

@@ -115,7 +115,9 @@ class OctaveLayer(nn.Module):
             return Operator(conv, activation, before)
 
         self.hh = operator(conv(inputs.high, outputs.high))
-        self.hl = self.ll = self.lh = None
+        self.hl: Operator | None = None
+        self.ll: Operator | None = None
+        self.lh: Operator | None = None
         if outputs.low:
             self.hl = operator(conv_down(outputs.high, outputs.low, cross_kernel, bias=bias))
         if inputs.low:
@@ -127,12 +129,12 @@ class OctaveLayer(nn.Module):
             return self._graph(*x)
         dtype = self.hh.conv.weight.dtype
         with full_precision(x.high):
-            return self._graph(*(part if part is None else part.to(dtype) for part in x))
+            return self._graph(x.high.to(dtype), None if x.low is None else x.low.to(dtype))
 
     def _graph(self, high: Tensor, low: Tensor | None) -> Pair:
         hh = self.hh(high)
         hl = None if self.hl is None else self.hl(hh)
-        if self.ll is None:
+        if self.ll is None or self.lh is None:
             return Pair(hh, hl)
         ll = self.ll(low)
         return Pair(hh + self.lh(ll), None if hl is None else ll + hl)

@@ -25,7 +25,11 @@ def build(
     The ablations are `octave`, `extra_hyper`, `crpe_y`, `crpe_z` and `hyper_skip`, each to be set False,
     and `cross_kernel` and `transposed_act`.
     """
-    shared = {"cross_kernel": cross_kernel, "transposed_act": transposed_act, "octave": octave}
+    shared: dict[str, Any] = {
+        "cross_kernel": cross_kernel,
+        "transposed_act": transposed_act,
+        "octave": octave,
+    }
     return CodecModel(
         OctaveTransform(widths, latent, **shared),
         OctaveEntropy(latent, **entropy, **shared),

@@ -16,7 +16,9 @@ from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel, bits_per_pixel
 from zoo_core.training.loss import distortion
 from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
+from zoo_octave.entropy import OctaveEntropy
 from zoo_octave.layers import conv_up
+from zoo_octave.transform import OctaveTransform
 
 
 class InformationFidelity(Objective):
@@ -72,11 +74,13 @@ def objective(model: CodecModel, **settings: float) -> Objective:
     Its weight is 1 at first, as published, for presets that train with noisy latents; for those that round, 0:
     the latents of the block-transform start share nothing, and the term would tear them apart.
     """
-    y, entropy = model.transform.latent, model.entropy_model
+    transform, entropy = model.transform, model.entropy_model
+    assert isinstance(transform, OctaveTransform) and isinstance(entropy, OctaveEntropy)
+    y = transform.latent
     if not y.low:
         return Objective(settings.get("transform_rate", TRANSFORM_RATE))
     channels = {"y": (y.low, y.high)}
     if entropy.h_a2 is not None:
         channels["z"] = (entropy.hyper.low, entropy.hyper.high)
     settings = {"weight": 1.0 if entropy.noise_downstream else 0.0, **settings}
-    return InformationFidelity(channels, entropy.high_y.up_low.kernel_size[0], **settings)
+    return InformationFidelity(channels, entropy.hyper_kernel, **settings)

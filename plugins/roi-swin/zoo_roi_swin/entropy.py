@@ -53,7 +53,7 @@ class HyperAnalysis(nn.Module):
         conditions = self.pyramid(torch.cat([y, mask], 1)) if self.pyramid and mask is not None else ()
         for index, block in enumerate(self.stages):
             y = self.convs[index](y)
-            if conditions:
+            if self.sft is not None and conditions:
                 y = self.sft[index](y, conditions[index])
             y = block(y)
         return self.convs[-1](y)

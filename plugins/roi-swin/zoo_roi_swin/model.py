@@ -33,7 +33,7 @@ def build(
 
     The hyper-analysis is shown the mask by SFT only where the analysis is.
     """
-    shared = {
+    shared: dict[str, Any] = {
         "latent": latent,
         "hyper_latent": hyper_latent,
         "mlp_ratio": mlp_ratio,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo_core.layers.residual import conv1x1, conv3x3
+from zoo_core.layers.residual import conv1x1, conv3x3, zeroed
 
 _SLOPE = 0.1
 
@@ -27,8 +27,7 @@ def carrying(module: nn.Module) -> nn.Module:
     """
     for conv in module.modules():
         if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.kaiming_normal_(conv.weight, _SLOPE)
-            nn.init.zeros_(conv.bias)
+            nn.init.kaiming_normal_(zeroed(conv).weight, _SLOPE)
             if isinstance(conv, nn.ConvTranspose2d):  # each output meets a quarter of the taps
                 with torch.no_grad():
                     conv.weight.mul_(2)
@@ -50,11 +49,8 @@ class SFT(nn.Module):
     def __init__(self, channels: int, condition: int, hidden: int):
         super().__init__()
         self.shared = carrying(conv3x3(condition, hidden))
-        self.gamma = conv3x3(hidden, channels)
-        self.beta = conv3x3(hidden, channels)
-        for conv in (self.gamma, self.beta):
-            nn.init.zeros_(conv.weight)
-            nn.init.zeros_(conv.bias)
+        self.gamma = zeroed(conv3x3(hidden, channels))
+        self.beta = zeroed(conv3x3(hidden, channels))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shared = F.relu(self.shared(condition), inplace=True)

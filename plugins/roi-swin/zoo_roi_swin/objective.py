@@ -20,6 +20,7 @@ from zoo_core.model import CodecModel, bits_per_pixel
 from zoo_core.training.loss import lambda_of
 from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 from zoo_roi_swin.synthetic import Shapes, masks
+from zoo_roi_swin.transform import RoiSwinTransform
 
 _LEAST_LAMBDA = 0.0002
 """Of the background if rho is 0: left to itself it would diverge."""
@@ -52,6 +53,7 @@ class RegionObjective(Objective):
 
     def begin(self, model: CodecModel, progress: float) -> None:
         self.with_masks = progress >= self.masks_from
+        assert isinstance(model.transform, RoiSwinTransform)
         model.transform.modulated = self.with_masks
 
     def conditions(self, x: Tensor, photos: Sequence[Tensor]) -> dict[str, Any]:

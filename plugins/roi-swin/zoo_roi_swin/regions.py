@@ -81,10 +81,16 @@ def swap_gains(codec: Codec, photo: np.ndarray) -> Iterator[tuple[str, Figures]]
     for name, pair in halves(*photo.shape[:2]).items():
         results = [coded(codec, photo, mask) for mask in pair]
         gains = [
-            region_psnr(photo, right.pixels, mask) - region_psnr(photo, wrong.pixels, mask)
+            _half_psnr(photo, right, mask) - _half_psnr(photo, wrong, mask)
             for mask, right, wrong in zip(pair, results, results[::-1], strict=True)
         ]
         yield name, {"gain": fmean(gains), "bpp": fmean(result.bpp() for result in results)}
+
+
+def _half_psnr(photo: np.ndarray, result: Coded, mask: Mask) -> float:
+    value = region_psnr(photo, result.pixels, mask)
+    assert value is not None  # a half has pixels
+    return value
 
 
 def controls(codec: Codec, photo: np.ndarray) -> Iterator[tuple[str, Figures]]:

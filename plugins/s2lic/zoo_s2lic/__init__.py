@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zoo_core.hooks import Entry, Paper, hookimpl
 
 PAPER = Paper(
@@ -12,7 +14,7 @@ PAPER = Paper(
     url="https://arxiv.org/abs/2403.14471",
 )
 
-BASE = {
+BASE: dict[str, Any] = {
     "slices": (32, 32, 32, 224),
     "widths": (32, 64, 128),
     "depths": (1, 2, 2),
@@ -33,7 +35,7 @@ BASE = {
     "variable_rate": True,
 }
 
-PAPER_PRESET = {
+PAPER_PRESET: dict[str, Any] = {
     "slices": (32,) * 10,
     "widths": (192, 192, 192),
     "depths": (1, 2, 3),

@@ -58,7 +58,8 @@ class HubCaptioner:
     """
 
     def __init__(self) -> None:
-        self.attempts, self.failure = 0, None
+        self.attempts = 0
+        self.failure: str | None = None
         self._models: tuple | None = None
 
     def __call__(self, pixels: np.ndarray) -> str:

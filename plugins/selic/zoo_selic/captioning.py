@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from zoo_core.training.data import SUFFIXES
 from zoo_selic import captioners
 from zoo_selic.objective import photo_key
 
-CAPTIONERS = {"stats": captioners.stats, "hub": captioners.hub}
+CAPTIONERS: dict[str, Callable[[np.ndarray], str]] = {"stats": captioners.stats, "hub": captioners.hub}
 
 
 def lines(folder: Path, captioner: str) -> Iterator[dict]:

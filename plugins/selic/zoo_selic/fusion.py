@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
-from zoo_core.layers.residual import PreciseConv2d, conv3x3
+from zoo_core.layers.residual import PreciseConv2d, conv3x3, zeroed
 
 Kind = Literal["concat", "film", "add"]
 FUSIONS = ("concat", "film", "add")
@@ -60,9 +60,7 @@ class Fusion(nn.Module):
         self.mix = conv3x3(latent + channels, hidden) if kind == "concat" else None
         inputs = hidden if kind == "concat" else channels
         # What is quantised keeps full precision.
-        self.last = PreciseConv2d(inputs, 2 * latent if kind == "film" else latent, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = zeroed(PreciseConv2d(inputs, 2 * latent if kind == "film" else latent, 1))
 
     def forward(self, y0: Tensor, text: Tensor) -> Tensor:
         placed = F.interpolate(text, size=y0.shape[-2:], mode="bilinear", align_corners=False)

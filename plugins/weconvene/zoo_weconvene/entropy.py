@@ -22,7 +22,8 @@ class WaveletBands(Subbands):
         return low, torch.cat(high, 1)
 
     def join(self, low: Tensor, high: Tensor, size: tuple[int, int]) -> Tensor:
-        return idwt2(low, *high.chunk(3, 1), size, self.wavelet)
+        lh, hl, hh = high.chunk(3, 1)
+        return idwt2(low, lh, hl, hh, size, self.wavelet)
 
 
 class WeConveneEntropy(SubbandEntropy):
