@@ -84,7 +84,7 @@ def _decodable(name: str, load: Callable[[], Codec]) -> None:
 
     def write_file(path: Path) -> None:
         codec = load()
-        with _listing_many():
+        with listing_many():
             data = codec.encode(photo(codec), quality=QUALITY, tile=codec.stride, metadata=b"golden")
         codec.check(data)
         path.write_bytes(data)
@@ -106,7 +106,7 @@ def _write_new(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextlib.contextmanager
-def _listing_many() -> Iterator[None]:
+def listing_many() -> Iterator[None]:
     """Encode with a wide margin of the choices that are listed; decoders obey any list."""
     with (
         mock.patch.object(stream, "MARGIN", MARGIN),
