@@ -10,17 +10,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the processes share the cores
 
-import torch  # noqa: E402
 
-from tests.fuzz import campaign, guard  # noqa: E402
-from tests.fuzz.campaign import Tally  # noqa: E402
-from tests.fuzz.samples import targets  # noqa: E402
+from tests.fuzz import campaign
+from tests.fuzz.campaign import Tally
 
 FAILURES = Path("fuzz-failures")
 _REPORT_SECONDS = 30
@@ -37,34 +34,12 @@ def main() -> int:
 
 def mutations(args: argparse.Namespace) -> Tally:
     """The mutation run in its processes."""
-    share = functools.partial(
-        _share,
-        args.seed,
-        -(-args.containers // args.processes),
-        -(-args.decodes // args.processes),
-        args.methods,
-    )
-    if args.processes == 1:
-        return share(0)
+    containers, decodes = (-(-total // args.processes) for total in (args.containers, args.decodes))
+    seeds = [1000 * args.seed + index for index in range(args.processes)]
+    share = functools.partial(campaign.share, tuple(args.methods), containers, decodes, FAILURES)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.processes, spawn) as pool:  # a process that dies is an error, not a hang
-        return sum(pool.map(share, range(args.processes)), Tally())
-
-
-def _share(seed: int, containers: int, decodes: int, methods: list[str], index: int) -> Tally:
-    torch.set_num_threads(1)
-    known = list(targets(tuple(methods) or None))
-    guard.limit_memory()
-    last = time.monotonic()
-
-    def progress(tally: Tally) -> None:
-        nonlocal last
-        if time.monotonic() > last + _REPORT_SECONDS:
-            last = time.monotonic()
-            done = f"{tally.parsed.total():,} parsed, {tally.decoded.total():,} decoded"
-            print(f"process {index}: {done}, {len(tally.failures)} failures", flush=True)
-
-    return campaign.run(known, 1000 * seed + index, containers, decodes, FAILURES, progress)
+        return sum(pool.map(share, seeds), Tally())
 
 
 def summary(tally: Tally) -> str:

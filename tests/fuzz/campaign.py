@@ -11,9 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.fuzz import guard, verdict
+import torch
+
+from tests.fuzz import guard, samples, verdict
 from tests.fuzz.mutations import mutate
 from tests.fuzz.samples import Target
+
+_REPORT_SECONDS = 30
 
 
 @dataclass
@@ -44,6 +48,23 @@ class Tally:
             max(self.peak, other.peak),
             max(self.seconds, other.seconds),
         )
+
+
+def share(methods: tuple[str, ...], containers: int, decodes: int, keep: Path, seed: int) -> Tally:
+    """One process's share of a run, on one core and within the limit of memory; it reports twice a minute."""
+    torch.set_num_threads(1)
+    known = list(samples.targets(methods or None))
+    guard.limit_memory()
+    reported = time.monotonic()
+
+    def progress(tally: Tally) -> None:
+        nonlocal reported
+        if time.monotonic() > reported + _REPORT_SECONDS:
+            reported = time.monotonic()
+            done = f"{tally.parsed.total():,} parsed, {tally.decoded.total():,} decoded"
+            print(f"seed {seed}: {done}, {len(tally.failures)} failures", flush=True)
+
+    return run(known, seed, containers, decodes, keep, progress)
 
 
 def run(

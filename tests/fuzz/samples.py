@@ -15,7 +15,6 @@ from zoo_core.codec import Codec
 from zoo_core.constants import QUALITY_STEP
 from zoo_core.container import Header, Section
 from zoo_core.testing.pictures import picture
-from zoo_core.tiles import Grid
 
 Key = tuple[int, int, tuple[int, int], bytes]
 """Quality, tile, padded size, symbols: what the pixels depend on. Calibration only says how symbols were coded."""
