@@ -15,7 +15,7 @@ from zoo_core.entropy import stream, tables
 from zoo_core.entropy.coder import Estimator
 from zoo_core.entropy.factorized import FactorizedPrior
 from zoo_core.entropy.stream import Decoder, Encoder, table_index
-from zoo_core.errors import FileError, MismatchError, WrongWeightsError, ZooError
+from zoo_core.errors import CorruptFileError, FileError, MismatchError, WrongWeightsError, ZooError
 from zoo_core.layers.rate import RateGains
 from zoo_core.model import bits
 
@@ -175,6 +175,34 @@ def test_absurd_payloads_are_refused(payload):
         decoder = Decoder(payload)
         decoder.gaussian("y", None, mean, scale)
         decoder.finish()
+
+
+def test_symbols_have_one_form_only():
+    """Longer forms of numbers, zeros at the end, and doubled choices would be other bytes for the same picture."""
+    latent, mean, scale = field(10)
+    latent[0, 0, 0, :2] = 5000.0  # two escapes
+    encoder = Encoder()
+    encoder.gaussian("y", latent, mean, scale)
+    payload = encoder.payload()
+
+    def read(payload, calibration=b""):
+        decoder = Decoder(payload, calibration)
+        decoder.gaussian("y", None, mean, scale)
+        decoder.finish()
+
+    read(payload)
+    escapes = payload[5 : 5 + payload[4]]
+    assert len(escapes) >= 4 and not escapes[-1] & 0x80
+    longer = escapes[:-1] + bytes([escapes[-1] | 0x80, 0])
+    longer_length = bytes([payload[4] | 0x80, 0])
+    with pytest.raises(CorruptFileError, match="too long"):
+        read(payload[:4] + bytes([len(longer)]) + longer + payload[5 + len(escapes) :])
+    with pytest.raises(CorruptFileError, match="too long"):
+        read(payload[:4] + longer_length + payload[5:])
+    with pytest.raises(CorruptFileError, match="ends in a zero"):
+        read(payload + b"\0")
+    with pytest.raises(CorruptFileError, match="lists a place twice"):
+        read(payload, b"\x03\x05\x00\x05")
 
 
 @pytest.mark.parametrize("level", [1.0, 3.4, 6.0])

@@ -123,3 +123,25 @@ def test_a_file_with_damaged_tiles_is_refused(codec, photo, damage):
         header = dataclasses.replace(header, tile=100)
     with pytest.raises(errors.FileError):
         codec.decode(container.write(header, {**sections, Section.SYMBOLS: symbols}))
+
+
+def test_a_few_bytes_cannot_claim_all_memory(codec, photo):
+    """The pixels of this header are within the limit, but decoding them at once would take 130 GiB."""
+    header, sections = container.read(codec.encode(photo[:40, :40]))
+    huge = dataclasses.replace(header, width=2**14, height=2**14)
+    with pytest.raises(
+        errors.LimitExceededError, match=r"16384 x 16384 pixels takes \d+\.\d GiB.*ZOO_MAX_MEMORY"
+    ):
+        codec.decode(container.write(huge, sections))
+    long = dataclasses.replace(header, width=2**20, height=1)  # padded to the stride, it has 2^26 pixels
+    with pytest.raises(errors.LimitExceededError, match="1048576 x 64 pixels"):
+        codec.check(container.write(long, sections))
+
+
+def test_what_the_encoder_writes_within_its_memory_is_within_the_decoders(codec, monkeypatch):
+    for size in ((1000, 1500), (4000, 6000), (10000, 10000)):
+        side = tiles.choose(codec.model, size, constants.DEFAULT_MEMORY)
+        tiles.check_memory(codec.model, Grid.of(codec.model, size, side))
+    monkeypatch.setattr(constants, "MAX_MEMORY", 2**30)
+    with pytest.raises(errors.LimitExceededError, match="in tiles takes"):
+        tiles.check_memory(codec.model, Grid.of(codec.model, (10000, 10000), 256))

@@ -317,6 +317,7 @@ class Codec:
         level = header.quality / QUALITY_STEP
         calibration = sections.get(Section.CALIBRATION, b"")
         grid = Grid.of(self.model, (header.height, header.width), header.tile)
+        tiles.check_memory(self.model, grid)
         with stage("networks"):
             latents = tiles.read(self.model, sections[Section.SYMBOLS], calibration, level, grid)
         return header, sections, latents

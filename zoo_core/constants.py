@@ -3,6 +3,7 @@
 | variable             | meaning                                                       |
 |----------------------|---------------------------------------------------------------|
 | ZOO_MAX_PIXELS       | refuse pictures with more pixels (default and for nonsense: 2^28) |
+| ZOO_MAX_MEMORY       | refuse files whose decoding takes more bytes (default and for nonsense: 2^32) |
 | HF_HUB_OFFLINE       | read by huggingface_hub: never ask the Hub                    |
 | HF_ENDPOINT, HF_HOME | read by huggingface_hub: another Hub server, its cache folder |
 """
@@ -33,6 +34,9 @@ def _number(variable: str, default: int) -> int:
 
 
 MAX_PIXELS = _number("ZOO_MAX_PIXELS", 2**28)
+
+MAX_MEMORY = _number("ZOO_MAX_MEMORY", 2**32)
+"""Bytes that decoding a file may take: a few bytes can claim a picture of 2^28 pixels that is not in tiles."""
 
 DEFAULT_MEMORY = 2 * 2**30
 """Bytes that coding a picture may take; larger pictures are cut into tiles."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from zoo_core import constants
 from zoo_core.container import MAX_TILE
-from zoo_core.errors import CorruptFileError, UsageError
+from zoo_core.errors import CorruptFileError, LimitExceededError, UsageError
 from zoo_core.model import CodecModel, read_latents, write_latents
 
 MARGIN = 64
@@ -149,6 +150,24 @@ def choose(model: CodecModel, size: tuple[int, int], memory: int) -> int:
             f"limit of {memory / 2**30:.1f} GiB: allow more, or name the side of the tiles"
         )
     return min(side, MAX_TILE // stride * stride)
+
+
+def check_memory(model: CodecModel, grid: Grid) -> None:
+    """Refuse a file that takes too much memory to decode, before any of it is taken.
+
+    Raises:
+        LimitExceededError: it takes more than `constants.MAX_MEMORY` bytes.
+    """
+    pixels = grid.height * grid.width
+    around = 2 * (MARGIN + -MARGIN % grid.stride)
+    region = min(pixels, (grid.side + around) ** 2) if grid.side else pixels
+    needed = _FIXED + _PER_PIXEL * pixels + model.transform.bytes_per_pixel * region
+    if needed > constants.MAX_MEMORY:
+        raise LimitExceededError(
+            f"decoding a picture of {grid.width} x {grid.height} pixels{' in tiles' * bool(grid.side)} takes "
+            f"{needed / 2**30:.1f} GiB of memory, more than the limit of {constants.MAX_MEMORY / 2**30:.1f} GiB: "
+            "raise ZOO_MAX_MEMORY if you trust it"
+        )
 
 
 def write(model: CodecModel, latents: Latents, level: float, grid: Grid) -> tuple[bytes, bytes, Latents]:

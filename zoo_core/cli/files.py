@@ -132,12 +132,17 @@ def writing(target: Path | None) -> Iterator[BinaryIO]:
 
 
 def _write_through(target: Path | None, data: memoryview) -> None:
-    if target is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    with open(target, "wb") as file:
-        file.write(data)
+    try:
+        if target is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        with open(target, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        if error.filename is None and error.strerror:
+            error.filename = "standard output" if target is None else str(target)
+        raise
 
 
 def _expand(word: str, endings: frozenset[str]) -> list[Job]:

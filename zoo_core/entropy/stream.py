@@ -172,8 +172,7 @@ class Decoder(_Checksummed):
         if start + length > len(payload):
             raise TruncatedFileError("the escapes reach beyond the symbols section: the file is damaged")
         self._escapes, self._escape = payload[start : start + length], 0
-        words = payload[start + length :]
-        self._ans = _ans(words + b"\0" * (-len(words) % 4))
+        self._ans = _ans(payload[start + length :])
         self._choices = _read_choices(calibration)
         self._decisions = 0
 
@@ -340,11 +339,11 @@ def _step(gain: Gain | None) -> Tensor | float:
 
 
 def _ans(words: bytes):
-    """constriction's coder over the words; it refuses data that ends in a zero word."""
-    try:
-        return constriction.stream.stack.AnsCoder(np.frombuffer(words, "<u4").astype(np.uint32))
-    except ValueError:
-        raise CorruptFileError("the symbols section ends in a zero word: the file is damaged") from None
+    """constriction's coder over the words, whose last zero bytes are cut off."""
+    if words.endswith(b"\0"):
+        raise CorruptFileError("the symbols section ends in a zero: the file is damaged")
+    padded = words + b"\0" * (-len(words) % 4)
+    return constriction.stream.stack.AnsCoder(np.frombuffer(padded, "<u4").astype(np.uint32))
 
 
 def _varint(value: int) -> bytes:
@@ -358,7 +357,7 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(data: bytes, start: int) -> tuple[int, int]:
-    """Value and end of a LEB128 number of at most 5 bytes."""
+    """Value and end of a LEB128 number below 2^32; as in the container, the shortest form is the only one."""
     value = 0
     for i in range(5):
         if start + i >= len(data):
@@ -366,6 +365,8 @@ def _read_varint(data: bytes, start: int) -> tuple[int, int]:
         byte = data[start + i]
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
+            if value >> 32 or (i and not byte):
+                break
             return value, start + i + 1
     raise CorruptFileError("a number is too long: the file is damaged")
 
@@ -377,6 +378,8 @@ def _read_choices(calibration: bytes) -> dict[int, int]:
         delta, start = _read_varint(calibration, start)
         if start >= len(calibration) or calibration[start] >= TABLES:
             raise CorruptFileError("the calibration section is wrong: the file is damaged")
+        if choices and not delta:
+            raise CorruptFileError("the calibration section lists a place twice: the file is damaged")
         position += delta
         choices[position] = calibration[start]
         start += 1
