@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import io
 import json
 import os
@@ -78,7 +79,8 @@ class FakeCodec:
         picture.save(buffer, "PNG", exif=picture.getexif())
         return buffer.getvalue()
 
-    def decode(self, data: bytes) -> Image.Image:
+    def decode(self, data: bytes, **options: Any) -> Image.Image:
+        self.calls.append(options)
         self.check(data)
         picture = Image.open(io.BytesIO(data[len(MAGIC) :]))
         picture.load()
@@ -104,6 +106,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeCodec]]:
         codecs.append(FakeCodec(3.0 if quality is None else quality))
         return codecs[-1]
 
+    importlib.import_module("zoo_core.images")  # with the real container
     replace_module(monkeypatch, "codec", load=load)
     replace_module(monkeypatch, "container", inspect=fake_inspect)
     monkeypatch.setattr(
@@ -158,6 +161,13 @@ def test_encode_and_decode_write_beside_the_input(tmp_path: Path, loaded: list, 
     assert cli.main(["decode", str(tmp_path / "a.v2.zoo")]) == exits.OK
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.v2.png")), np.asarray(Image.open(photo)))
     assert names(tmp_path) == ["a.v2.jpg", "a.v2.png", "a.v2.zoo"]
+
+
+def test_precision_reaches_the_decoder(tmp_path: Path, loaded: list[FakeCodec]) -> None:
+    assert encode(picture(tmp_path / "a.png"), "-o", tmp_path / "a.zoo") == exits.OK
+    assert cli.main(["decode", "-f", "--precision", "auto", str(tmp_path / "a.zoo")]) == exits.OK
+    assert cli.main(["decode", "-f", str(tmp_path / "a.zoo")]) == exits.OK
+    assert [codec.calls[0] for codec in loaded[1:]] == [{"precision": "auto"}, {"precision": "fp32"}]
 
 
 def test_options_reach_the_codec(tmp_path: Path, loaded: list[FakeCodec]) -> None:
@@ -281,7 +291,7 @@ def test_decode_keeps_exif_and_profile(tmp_path: Path, loaded: list, monkeypatch
     exif[0x010E] = "a description"
     decoded = Image.new("RGB", (8, 6))
     decoded.info = {"exif": exif.tobytes(), "icc_profile": b"a profile"}
-    monkeypatch.setattr(FakeCodec, "decode", lambda self, data: decoded)
+    monkeypatch.setattr(FakeCodec, "decode", lambda self, data, **_: decoded)
     (tmp_path / "a.zoo").write_bytes(MAGIC)
     for ending in ("png", "jpg", "webp", "tiff"):
         target = tmp_path / f"a.{ending}"

@@ -297,3 +297,25 @@ def test_side_inputs_are_told_the_picture(monkeypatch):
     )
     codec.encode(x)
     assert len(seen) == 1 and np.array_equal(seen[0], x)
+
+
+def test_the_decoder_may_choose_its_precision(codec):
+    x = picture(96, 64)
+    data = codec.encode(x)
+    plain, narrow = (np.asarray(codec.decode(data, precision=p), float) for p in ("fp32", "bf16"))
+    assert 0 < np.abs(plain - narrow).max() <= 16
+    assert abs(psnr(narrow, x) - psnr(plain, x)) < 0.1
+    either = np.asarray(zoo.decode(data, precision="auto"), float)
+    assert np.array_equal(either, plain) or np.array_equal(either, narrow)
+    with pytest.raises(UsageError, match="fp32, bf16, auto"):
+        codec.decode(data, precision="fp16")
+
+
+def test_errors_of_large_pictures_are_summed_in_bands(codec, monkeypatch):
+    """The PSNR that rate control aims at does not depend on how many rows are compared at once."""
+    x, files = picture(70, 90), []
+    for rows in (7, 1000):
+        monkeypatch.setattr("zoo_core.codec._BAND", rows)
+        files.append(codec.encode(x, target_psnr=30))
+    assert files[0] == files[1]
+    assert psnr(codec.decode(files[0]), x) >= 30

@@ -522,7 +522,16 @@ def test_peak_memory_sees_an_allocation() -> None:
 
 def test_memory_probe_reports_a_failing_process(tmp_path: Path) -> None:
     with pytest.raises(ZooError, match="process of its own failed"):
-        memory.measure_encoding_apart("no-such-method-q3", tmp_path / "none.jpg", threads=1)
+        memory.measure_apart("encode", "no-such-method-q3", tmp_path / "none.jpg", tmp_path / "a", threads=1)
+
+
+def test_memory_is_measured_both_ways(tmp_path: Path) -> None:
+    photo, coded, decoded = (tmp_path / name for name in ("a.png", "a.zoo", "b.png"))
+    Image.fromarray(synthetic.picture(64, 48)).save(photo)
+    for direction, source, target in (("encode", photo, coded), ("decode", coded, decoded)):
+        found = memory.measure(direction, "weconvene-q3", str(source), str(target))
+        assert found["bytes"] == target.stat().st_size and found["seconds"] > 0
+    assert Image.open(decoded).size == (64, 48)
 
 
 def test_startup_times_whole_processes(monkeypatch, tmp_path: Path) -> None:

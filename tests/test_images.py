@@ -513,9 +513,14 @@ def test_a_side_beyond_the_limit() -> None:
         images.read(np.zeros((1, container.MAX_DIMENSION + 1), np.uint8))
 
 
-def test_decompression_bombs() -> None:
+def test_decompression_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = png(30000, 30000, 8, 0, bytes(30000))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**26)
     with pytest.raises(ImageError, match="MAX_IMAGE_PIXELS"):
-        images.read(png(30000, 30000, 8, 0, bytes(30000)))
+        images.read(bomb)
+    images.use_own_pixel_limit()
+    with pytest.raises(ImageError, match=r"30000 x 30000 pixels, more than .*: raise ZOO_MAX_PIXELS"):
+        images.read(bomb)
 
 
 # --- the alpha plane --------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from torch import Tensor
 from zoo_core import container, images, registry, tiles
 from zoo_core.constants import DEFAULT_MEMORY, LAMBDAS, QUALITY_STEP
 from zoo_core.container import Header, Section
-from zoo_core.device import checked_device
+from zoo_core.device import checked_device, use_bf16
 from zoo_core.errors import (
     CorruptFileError,
     RateError,
@@ -44,6 +44,9 @@ __all__ = ["Codec", "compose", "decode", "load", "stage_times"]
 
 _SECANT_STEPS = 8
 """Rate control bisects after so many steps."""
+
+_BAND = 256
+"""Rows of a picture that are compared at once."""
 
 _Coded = tuple[bytes, bytes, tuple[Tensor, ...]]
 """Payload, calibration, and the latents as the decoder will know them."""
@@ -111,8 +114,13 @@ def _fill(model: CodecModel, file: WeightsFile) -> None:
         raise WrongWeightsError(f"'{file.path}' does not fit this model: {reason}") from None
 
 
-def decode(data: bytes, *, device: str = "cpu", weights: str | Path | None = None) -> Image.Image:
+def decode(
+    data: bytes, *, device: str = "cpu", weights: str | Path | None = None, precision: str = "fp32"
+) -> Image.Image:
     """The picture in the bytes of a .zoo file; the file names its own codec.
+
+    Args:
+        device, weights: as in `load`. precision: as in `Codec.decode`.
 
     Raises:
         FileError: not a .zoo file, or damaged.
@@ -122,7 +130,7 @@ def decode(data: bytes, *, device: str = "cpu", weights: str | Path | None = Non
     """
     header, _ = container.read(data)
     entry = registry.find(header.method, "codec")
-    return _shared(entry, 3.0, header.preset, device, weights).decode(data)
+    return _shared(entry, 3.0, header.preset, device, weights).decode(data, precision=precision)
 
 
 def compose(
@@ -227,11 +235,18 @@ class Codec:
             self.check(data)
         return data
 
-    def decode(self, data: bytes) -> Image.Image:
-        """The picture in the bytes of a .zoo file of this method; see `zoo_core.decode` for the errors."""
+    def decode(self, data: bytes, *, precision: str = "fp32") -> Image.Image:
+        """The picture in the bytes of a .zoo file of this method; see `zoo_core.decode` for the errors.
+
+        Args:
+            precision: of the synthesis, "fp32", "bf16", or "auto" for bf16 where this device is faster with it.
+                Symbols do not depend on it; pixels do by a level or two.
+        """
         self._check_unchanged()
+        bf16 = use_bf16(precision, self.device)
         header, sections, latents = self._latents(data)
-        pixels = self.reconstruct(latents, (header.height, header.width), header.grey, header.tile)
+        pixels = self.reconstruct(latents, (header.height, header.width), header.grey, header.tile, bf16)
+        del latents  # as large as the picture, which Pillow copies next
         with stage("image"):
             alpha = sections.get(Section.ALPHA)
             picture = Picture(
@@ -276,12 +291,18 @@ class Codec:
             return grid.join(parts())
 
     def reconstruct(
-        self, latents: tuple[Tensor, ...], size: tuple[int, int], grey: bool, tile: int = 0
+        self,
+        latents: tuple[Tensor, ...],
+        size: tuple[int, int],
+        grey: bool,
+        tile: int = 0,
+        bf16: bool = False,
     ) -> np.ndarray:
         """Latents -> uint8 (H, W, 3), or (H, W) if grey, cropped to size = (H, W)."""
         out = np.empty(size if grey else (*size, 3), np.uint8)
         grid = Grid.of(self.model, size, tile)
-        with stage("synthesis"), torch.inference_mode():
+        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+        with stage("synthesis"), torch.inference_mode(), precision:
             for rows, columns in grid:
                 part = grid.inside(latents, rows, columns, around=True)
                 inputs = tuple(y.float().to(self.device) for y in part)
@@ -362,6 +383,7 @@ class _Encoding:
 
     def file(self, level: float) -> bytes:
         """The whole file at a level, a multiple of 1/256."""
+        self._coded = None  # the latents of another level, as large as the picture
         with stage("networks"):
             coded = [tiles.write(self.codec.model, y, level, self.grid) for y in self.latents]
         payload, calibration, self._known = coded[0] if len(coded) == 1 else self._cheapest(coded, level)
@@ -455,7 +477,9 @@ class _Encoding:
         """Mean squared error of the picture that the decoder will make, on the scale 0..255."""
         width, height = self.picture.size
         pixels = self.codec.reconstruct(latents_hat, (height, width), self.picture.grey, self.grid.side)
-        return float(np.square(pixels.astype(np.float64) - self.picture.pixels).mean())
+        bands = range(0, height, _BAND)  # of rows: in float64 the whole picture would take 16 times its bytes
+        pairs = ((pixels[i : i + _BAND], self.picture.pixels[i : i + _BAND]) for i in bands)
+        return sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in pairs) / pixels.size
 
 
 def _map(value: object, size: tuple[int, int], grid: Grid) -> object:

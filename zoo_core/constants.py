@@ -40,3 +40,6 @@ MAX_MEMORY = _number("ZOO_MAX_MEMORY", 2**32)
 
 DEFAULT_MEMORY = 2 * 2**30
 """Bytes that coding a picture may take; larger pictures are cut into tiles."""
+
+PRECISIONS = ("fp32", "bf16", "auto")
+"""What the synthesis may run in; "auto" is bf16 where that is faster."""

@@ -27,7 +27,7 @@ from zoo_core.errors import ImageError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Picture", "Source", "decode_alpha", "encode_alpha", "read", "to_pil"]
+__all__ = ["Picture", "Source", "decode_alpha", "encode_alpha", "read", "to_pil", "use_own_pixel_limit"]
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor"
 
@@ -125,6 +125,14 @@ def to_pil(picture: Picture) -> Image.Image:
     metadata = {"icc_profile": picture.icc, "exif": picture.exif}
     image.info.update({key: value for key, value in metadata.items() if value})
     return image
+
+
+def use_own_pixel_limit() -> None:
+    """Take Pillow's limit of pixels away, in this whole process; `read` has one of its own, ZOO_MAX_PIXELS.
+
+    For programs. Pillow warns from 89 million pixels on, and refuses from 179 million on.
+    """
+    Image.MAX_IMAGE_PIXELS = None
 
 
 @contextlib.contextmanager

@@ -91,6 +91,7 @@ def _picture(args: argparse.Namespace, folder: Path) -> Path:
     from zoo_core import images
     from zoo_core.evaluation import synthetic
 
+    images.use_own_pixel_limit()
     wanted = _three_by_two(args.megapixels) if args.megapixels else args.size
     if args.image is None:
         image = Image.fromarray(synthetic.picture(*(wanted or DEFAULT_SIZE)))
@@ -127,17 +128,34 @@ def _stages(models: Sequence[str], picture: Path, args: argparse.Namespace) -> d
 
 
 def _memory(models: Sequence[str], picture: Path, args: argparse.Namespace) -> dict[str, Any]:
-    from zoo_core.evaluation import memory
     from zoo_core.evaluation.tables import text_table
 
-    measured = {name: memory.measure_encoding_apart(name, picture, args.threads) for name in models}
+    measured = {name: _memory_of(name, picture, args.threads) for name in models}
     rows = [
-        (name, _mebibytes(m["loaded"]), _mebibytes(m["peak"]), f"{m['seconds']:.2f}", str(m["bytes"]))
-        for name, m in measured.items()
+        (
+            f"{name} {direction}",
+            *map(_mebibytes, (m["loaded"], m["peak"])),
+            f"{m['seconds']:.2f}",
+            str(m["bytes"]),
+        )
+        for name, both in measured.items()
+        for direction, m in both.items()
     ]
     print(f"{picture.name}, {args.threads} threads, each in a process of its own\n")
-    print(text_table(("codec", "loaded MiB", "peak MiB", "encode s", "bytes"), rows))
+    print(text_table(("codec", "loaded MiB", "peak MiB", "seconds", "bytes"), rows))
     return _data(picture, measured)
+
+
+def _memory_of(model: str, picture: Path, threads: int) -> dict[str, dict[str, float | None]]:
+    """What encoding takes, and decoding what that wrote."""
+    from zoo_core.evaluation import memory
+
+    with tempfile.TemporaryDirectory() as folder:
+        coded, decoded = Path(folder) / "coded.zoo", Path(folder) / "decoded.png"
+        return {
+            "encode": memory.measure_apart("encode", model, picture, coded, threads),
+            "decode": memory.measure_apart("decode", model, coded, decoded, threads),
+        }
 
 
 def _mebibytes(count: float | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from zoo_core.cli import batch, files, options
+from zoo_core.constants import PRECISIONS
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"png, jpg, webp, tiff, ... (default: by the ending of -o, else {DEFAULT_FORMAT})",
     )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="of the synthesis: fp32, bf16, or auto, which is bf16 where that is faster (default: %(default)s)",
+    )
     options.add_runtime(parser)
 
 
@@ -44,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     def prepare() -> batch.Work:
         codecs = options.CodecCache(args)
-        return lambda job: _decode(codecs, job, args.format and ending)
+        return lambda job: _decode(codecs, job, args.format and ending, args.precision)
 
     return batch.run(jobs, prepare)
 
@@ -56,11 +63,11 @@ def decoded_name(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
-def _decode(codecs: options.CodecCache, job: files.Job, ending: str | None) -> None:
+def _decode(codecs: options.CodecCache, job: files.Job, ending: str | None, precision: str) -> None:
     start = time.perf_counter()
     format = _format_of(ending or (job.target.suffix if job.target else "." + DEFAULT_FORMAT))
     data = job.read()
-    image = codecs.codec_for(data).decode(data)
+    image = codecs.codec_for(data).decode(data, precision=precision)
     with files.writing(job.target) as file:
         _save(image, file, format)
     seconds = time.perf_counter() - start

@@ -44,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
     jobs = files.plan(args.inputs, files.PICTURES, args.output, encoded_name, args.force)
 
     def prepare() -> batch.Work:
+        from zoo_core import images
+
+        images.use_own_pixel_limit()
         codec = options.load_codec(args)
         conditions = side_inputs.given(args, codec.entry)
         return lambda job: _encode(codec, job, args, conditions)

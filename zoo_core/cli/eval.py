@@ -64,8 +64,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the tables, and write what was asked for."""
+    from zoo_core import images
     from zoo_core.evaluation import anchors, curves
 
+    images.use_own_pixel_limit()
     models, pictures = _models_and_pictures(args)
     references = [curves.reference(name) for name in args.against]
     classical = [anchors.anchor(name) for name in args.anchors]

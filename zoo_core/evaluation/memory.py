@@ -1,8 +1,9 @@
 """How much memory a piece of work takes at its peak.
 
-Run as a program, it encodes one picture in this otherwise empty process and prints what that took:
+Run as a program, it encodes or decodes one file in this otherwise empty process and prints what that took:
 
-    python -m zoo_core.evaluation.memory weconvene-q3 photo.jpg
+    python -m zoo_core.evaluation.memory encode weconvene-q3 photo.jpg photo.zoo
+    python -m zoo_core.evaluation.memory decode weconvene-q3 photo.zoo photo.png
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 from zoo_core.errors import ZooError
+from zoo_core.images import use_own_pixel_limit
 
 _STATUS = Path("/proc/self/status")
 
@@ -43,31 +45,39 @@ def peak() -> int | None:
     return largest if sys.platform == "darwin" else largest * 1024
 
 
-def measure_encoding(model: str, picture: str) -> dict[str, float | None]:
-    """Encode one picture file; peak bytes before (codec loaded) and after, seconds, and bytes written."""
+def measure(direction: str, model: str, source: str, target: str) -> dict[str, float | None]:
+    """Encode or decode one file; peak bytes before (codec loaded) and after, seconds, and bytes written."""
     import zoo_core as zoo
 
     codec = zoo.load(model)
     before = peak()
     start = time.perf_counter()
-    data = codec.encode(picture)
-    return {"loaded": before, "peak": peak(), "seconds": time.perf_counter() - start, "bytes": len(data)}
+    if direction == "encode":
+        Path(target).write_bytes(codec.encode(source))
+    else:
+        codec.decode(Path(source).read_bytes()).save(target, compress_level=1)
+    seconds = time.perf_counter() - start
+    return {"loaded": before, "peak": peak(), "seconds": seconds, "bytes": Path(target).stat().st_size}
 
 
-def measure_encoding_apart(model: str, picture: Path, threads: int) -> dict[str, float | None]:
+def measure_apart(
+    direction: str, model: str, source: Path, target: Path, threads: int
+) -> dict[str, float | None]:
     """The same in a process of its own, where nothing else has used memory before.
 
     Raises:
         ZooError: the process failed.
     """
-    command = (sys.executable, "-m", "zoo_core.evaluation.memory", model, str(picture))
+    words = (direction, model, str(source), str(target))
+    command = (sys.executable, "-m", "zoo_core.evaluation.memory", *words)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise ZooError(f"encoding {picture} with {model} in a process of its own failed: {reason[0]}")
+        raise ZooError(f"{direction} of {source} with {model} in a process of its own failed: {reason[0]}")
     return json.loads(done.stdout)
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure_encoding(*sys.argv[1:])))
+    use_own_pixel_limit()
+    print(json.dumps(measure(*sys.argv[1:])))

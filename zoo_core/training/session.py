@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo_core import registry
-from zoo_core.device import checked_device
+from zoo_core.device import bf16_pays, checked_device
 from zoo_core.errors import UsageError
 from zoo_core.layers.rate import RateGains
 from zoo_core.model import CodecModel
@@ -19,7 +19,6 @@ from zoo_core.training.data import RandomCrops, load_photos, near
 from zoo_core.training.initial import initialise
 from zoo_core.training.loop import Trainer
 from zoo_core.training.objective import build_objective
-from zoo_core.training.precision import bf16_pays
 from zoo_core.training.recipe import RunConfig
 
 
