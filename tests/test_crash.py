@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,31 +92,38 @@ def test_a_full_standard_output_is_named(photo: Path) -> None:
     assert done.returncode == exits.UNUSABLE and "standard output: No space left on device" in line
 
 
-@pytest.fixture
-def no_room() -> object:
-    """Files of this process may have 100 bytes: what the kernel does on a full disk, half-way through a write."""
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """Files of this process may have 100 bytes: what the kernel does on a full disk, half-way through a write.
+
+    Not a fixture: the test runner's own log is a file as well.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_write_that_stops_half_way_leaves_the_old_file(
-    tmp_path: Path, photo: Path, no_room: object, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "out.zoo"
     target.write_bytes(b"precious")
-    assert cli.main(["encode", "-f", "-m", "weconvene-q6", str(photo), "-o", str(target)]) == exits.UNUSABLE
+    with no_room():
+        code = cli.main(["encode", "-f", "-m", "weconvene-q6", str(photo), "-o", str(target)])
+    assert code == exits.UNUSABLE
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"zoo: error: {photo}: {target}: File too large")
     assert target.read_bytes() == b"precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "out.zoo"]
 
 
-def test_weights_that_find_no_room_leave_the_old_ones(tmp_path: Path, no_room: object) -> None:
+def test_weights_that_find_no_room_leave_the_old_ones(tmp_path: Path) -> None:
     target = tmp_path / "weights.safetensors"
     target.write_bytes(b"precious")
-    with pytest.raises(OSError, match="File too large") as caught:
+    with no_room(), pytest.raises(OSError, match="File too large") as caught:
         weights.write_tensors({"a": torch.ones(1000)}, target)
     assert caught.value.errno == errno.EFBIG and caught.value.filename == str(target)
     assert list(tmp_path.iterdir()) == [target] and target.read_bytes() == b"precious"

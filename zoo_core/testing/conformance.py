@@ -278,7 +278,7 @@ class CodecConformance:
         """Check a file in a new process, and return the one of `picture(96, 80)` that it writes."""
         theirs, mine = folder / "theirs.zoo", folder / "mine.zoo"
         theirs.write_bytes(data)
-        command = [sys.executable, "-c", _CHILD, f"{self.method}-q3", theirs, mine, str(threads)]
+        command = [sys.executable, "-c", _CHILD, f"{self.method}-q3", str(theirs), str(mine), str(threads)]
         environment = {**os.environ, **variables}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
