@@ -36,3 +36,6 @@ MAX_PIXELS = _number("ZOO_MAX_PIXELS", 2**28)
 
 DEFAULT_MEMORY = 2 * 2**30
 """Bytes that coding a picture may take; larger pictures are cut into tiles."""
+
+BYTES_PER_PIXEL = 512
+"""Memory that coding takes at its peak, unless a transform states its own."""

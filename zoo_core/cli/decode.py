@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import io
 import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from zoo_core.cli import batch, files, options
+from zoo_core.cli import batch, files, options, resume
+from zoo_core.cli.encode import deliver
+from zoo_core.cli.workers import Done, Task, Work
 from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +24,6 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"lossless": True},
 }
 
-log = logging.getLogger(__name__)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"png, jpg, webp, tiff, ... (default: by the ending of -o, else {DEFAULT_FORMAT})",
     )
+    options.add_resume(parser)
+    options.add_workers(parser)
     options.add_runtime(parser)
 
 
@@ -40,13 +42,12 @@ def run(args: argparse.Namespace) -> int:
     """Decode every input and return the exit code."""
     ending = "." + (args.format or DEFAULT_FORMAT).lower().lstrip(".")
     rename = partial(decoded_name, ending=ending)
-    jobs = files.plan(args.inputs, files.ZOO, args.output, rename, args.force)
-
-    def prepare() -> batch.Work:
-        codecs = options.CodecCache(args)
-        return lambda job: _decode(codecs, job, args.format and ending)
-
-    return batch.run(jobs, prepare)
+    earlier = resume.decoded if args.resume else None
+    jobs = files.plan(args.inputs, files.ZOO, args.output, rename, args.force, earlier)
+    target = next((job.target for job in jobs if job.target), None)
+    if args.format is None and target is not None:
+        ending = target.suffix
+    return batch.run(jobs, partial(_prepare, args, ending), deliver, args)
 
 
 def decoded_name(path: Path, ending: str) -> Path:
@@ -56,15 +57,17 @@ def decoded_name(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
-def _decode(codecs: options.CodecCache, job: files.Job, ending: str | None) -> None:
+def _prepare(args: argparse.Namespace, ending: str) -> Work:
+    return partial(_decode, options.CodecCache(args), ending)
+
+
+def _decode(codecs: options.CodecCache, ending: str, task: Task) -> Done:
     start = time.perf_counter()
-    format = _format_of(ending or (job.target.suffix if job.target else "." + DEFAULT_FORMAT))
-    data = job.read()
-    image = codecs.codec_for(data).decode(data)
-    with files.writing(job.target) as file:
-        _save(image, file, format)
+    format, picture = _format_of(ending), io.BytesIO()
+    image = codecs.codec_for(task.data).decode(task.data)
+    _save(image, picture, format)
     seconds = time.perf_counter() - start
-    log.info("%s -> %s: %dx%d, %.2f s", job.name, job.target_name, *image.size, seconds)
+    return Done(picture.getvalue(), f"{image.width}x{image.height}, {seconds:.2f} s")
 
 
 def _format_of(ending: str) -> str:

@@ -62,6 +62,28 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="threads (default: torch decides)")
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """How many files are worked on at a time, and where."""
+    add = parser.add_argument
+    add("-j", "--jobs", type=positive, metavar="N", help="work on N files at a time (default: one per core)")
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="work on a Ray cluster: the one at ADDRESS, or the one that Ray finds, or a new one here",
+    )
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Going on after an interruption."""
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip files whose output is there: whole, not older, and written with the same options",
+    )
+
+
 def positive(text: str) -> int:
     """An argument that counts something."""
     try:
