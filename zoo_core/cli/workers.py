@@ -161,7 +161,9 @@ class Servant:
 def lost(name: str, reason: str) -> Outcome:
     """The outcome of a task whose worker died over it."""
     with console.recording(0) as records:
-        code = exits.report(ZooError(f"{name}: its worker ended ({reason}): allow more memory or fewer --jobs"))
+        code = exits.report(
+            ZooError(f"{name}: its worker ended ({reason}): allow more memory or fewer --jobs")
+        )
     return Outcome(code, None, tuple(records))
 
 
