@@ -384,13 +384,13 @@ def test_figure_errors_say_what_to_do(tmp_path: Path, monkeypatch) -> None:
     [("1,2,3..6", (1, 2, 3, 4, 5, 6)), ("3.4", (3.4,)), ("6,1", (1, 6)), ("2..3,2", (2, 3))],
 )
 def test_levels_are_read(text: str, expected: tuple[float, ...]) -> None:
-    assert eval_command.levels(text) == expected
+    assert options.levels(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "7", "a", "1..9", "3..2", "1..", "nan"])
 def test_wrong_levels_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
-        eval_command.levels(text)
+        options.levels(text)
 
 
 def test_eval_command(rounding, pictures: list[Path], tmp_path: Path, capsys) -> None:

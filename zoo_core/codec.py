@@ -34,13 +34,13 @@ from zoo_core.hooks import Entry
 from zoo_core.images import Picture
 from zoo_core.model import CodecModel
 from zoo_core.tiles import Grid, Span
-from zoo_core.timing import stage, stage_times
+from zoo_core.timing import count, counts, stage, stage_times
 from zoo_core.weights import WeightsFile, locate, read_tensors
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Codec", "compose", "decode", "load", "stage_times"]
+__all__ = ["Codec", "compose", "counts", "decode", "load", "stage_times"]
 
 _SECANT_STEPS = 8
 """Rate control bisects after so many steps."""
@@ -271,6 +271,7 @@ class Codec:
                     name: _part(value, grid, rows, columns, self.device) for name, value in whole.items()
                 }
                 latents = self.model.transform.analysis(x, **beside)
+                count("analysis")
                 yield tuple(y.cpu() for y in grid.core(latents, rows, columns))
 
         with stage("analysis"), torch.inference_mode():

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     target = next((job.target for job in jobs if job.target), None)
     if args.format is None and target is not None:
         ending = target.suffix
-    return batch.run(jobs, partial(_prepare, args, ending), deliver, args)
+    return batch.run(jobs, partial(prepare, args, ending), deliver, args)
 
 
 def decoded_name(path: Path, ending: str) -> Path:
@@ -57,7 +57,8 @@ def decoded_name(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
-def _prepare(args: argparse.Namespace, ending: str) -> Work:
+def prepare(args: argparse.Namespace, ending: str) -> Work:
+    """The work on one .zoo file; `ending` names the format of the pictures."""
     return partial(_decode, options.CodecCache(args), ending)
 
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Encode every input and return the exit code."""
     earlier = resume.Encoded(args) if args.resume else None
     jobs = files.plan(args.inputs, files.PICTURES, args.output, encoded_name, args.force, earlier)
-    return batch.run(jobs, partial(_prepare, args), deliver, args)
+    return batch.run(jobs, partial(prepare, args), deliver, args)
 
 
 def encoded_name(path: Path) -> Path:
@@ -66,7 +66,8 @@ def deliver(job: files.Job, done: Done) -> None:
     log.info("%s -> %s: %s", job.name, job.target_name, done.facts)
 
 
-def _prepare(args: argparse.Namespace) -> Work:
+def prepare(args: argparse.Namespace) -> Work:
+    """Load the codec that the options ask for: the work on one picture."""
     codec = options.load_codec(args)
     return partial(_encode, codec, args, side_inputs.given(args, codec.entry))
 

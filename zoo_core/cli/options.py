@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import registry
-from zoo_core.constants import DEFAULT_MODEL
+from zoo_core.constants import DEFAULT_MODEL, LAMBDAS
 
 if TYPE_CHECKING:
     from zoo_core.codec import Codec
@@ -93,6 +93,20 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return value
+
+
+def levels(text: str) -> tuple[float, ...]:
+    """ "1,2.5,4..6" -> (1, 2.5, 4, 5, 6), sorted; a range counts in whole steps."""
+    chosen: set[float] = set()
+    try:
+        for part in text.split(","):
+            low, dots, high = part.partition("..")
+            chosen.update(range(int(low), int(high) + 1) if dots else [float(low)])
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"cannot read {text!r}; write levels as 1,2.5,4..6") from None
+    if not chosen or not all(1 <= level <= len(LAMBDAS) for level in chosen):
+        raise argparse.ArgumentTypeError(f"no such levels {text!r}; they lie between 1 and {len(LAMBDAS)}")
+    return tuple(sorted(map(float, chosen)))
 
 
 def size(text: str) -> int:

@@ -24,7 +24,7 @@ from zoo_core.entropy.mixture import MixtureParameters
 from zoo_core.entropy.tables import LOG_STEP, SKIP_SCALE, TABLES, Table, gaussian_tables
 from zoo_core.errors import CorruptFileError, MismatchError, TruncatedFileError
 from zoo_core.layers.rate import Gain
-from zoo_core.timing import stage
+from zoo_core.timing import count, stage
 
 MARGIN = 1e-11
 """Largest distance of a log-scale from a border at which the encoder lists its choice."""
@@ -123,6 +123,7 @@ class Encoder(Coder):
             self._escapes += _varint(2 * value if value >= 0 else -2 * value - 1)
 
     def _checksum(self, values: np.ndarray) -> None:
+        count("latent", values.size)
         self._crc = zlib.crc32(np.ascontiguousarray(values, dtype="<i4").tobytes(), self._crc)
 
     def _put(self, values: np.ndarray, table: Table) -> None:
@@ -140,6 +141,8 @@ class Encoder(Coder):
             for index, *model in reversed(self._parts):  # a stack: last in, first out
                 ans.encode_reverse(index, *model)
             words = ans.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+        count("walk")
+        count("symbol", sum(len(index) for index, *_ in self._parts))
         head = struct.pack("<I", self._crc) + _varint(len(self._escapes))
         return head + bytes(self._escapes) + words
 
