@@ -592,7 +592,7 @@ def test_bench_command(rounding, tmp_path: Path, capsys, monkeypatch) -> None:
     assert cli.main(words) == 2
     assert "-f" in capsys.readouterr().err
     assert cli.main([*words[:-2], "--levels", "1,4..5"]) == 0
-    assert "rounding-q1 " in (shown := capsys.readouterr().out) and "rounding-q5  10,000" in shown
+    assert "rounding-q1 " in (shown := capsys.readouterr().out) and shown.count("10,000") == 3
 
 
 @pytest.mark.parametrize("words", ["--size 0x4", "--size big", "--megapixels -1", "--rounds 0"])

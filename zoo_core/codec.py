@@ -393,7 +393,8 @@ class _Encoding:
         if best is None:
             least = len(self.file(1.0))
             raise RateError(
-                f"the smallest file of this picture has {least} bytes, more than {max_bytes}: ask for more"
+                f"the smallest file of this picture has {least} bytes ({self._bpp(least):.3f} bits per pixel), more "
+                f"than {max_bytes}: ask for more"
             )
         return best
 
@@ -449,6 +450,11 @@ class _Encoding:
             return 8 * (len(payload) + len(calibration)) / pixels + weight * self._mse(latents_hat)
 
         return min(coded, key=cost)
+
+    def _bpp(self, size: int) -> float:
+        """Bits per pixel of a file of this picture."""
+        width, height = self.picture.size
+        return 8 * size / (width * height)
 
     def _psnr(self) -> float:
         """PSNR in dB of the file coded last."""
