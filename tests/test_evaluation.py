@@ -23,9 +23,19 @@ from torch import nn
 import zoo_core
 from zoo_core import cli, registry
 from zoo_core.cli import bench as bench_command
-from zoo_core.cli import eval as eval_command
+from zoo_core.cli import options, throughput
 from zoo_core.errors import UsageError, WeightsNotFoundError, ZooError
-from zoo_core.evaluation import anchors, benchmark, figure, memory, metrics, startup, synthetic
+from zoo_core.evaluation import (
+    anchors,
+    benchmark,
+    coders,
+    figure,
+    memory,
+    metrics,
+    peers,
+    startup,
+    synthetic,
+)
 from zoo_core.evaluation.cost import cost
 from zoo_core.evaluation.curves import Curve, reference
 from zoo_core.evaluation.evaluate import LearnedCodec, evaluate
@@ -106,6 +116,11 @@ def stage_times():
     yield {"image": 0.001, "coder": 0.002}
 
 
+@contextmanager
+def counts():
+    yield {"symbol": 10_000, "latent": 20_000}
+
+
 @pytest.fixture
 def rounding(monkeypatch: pytest.MonkeyPatch) -> RoundingCodec:
     """The method `rounding`, installed; `missing` is installed too, but its weights cannot be found."""
@@ -121,7 +136,7 @@ def rounding(monkeypatch: pytest.MonkeyPatch) -> RoundingCodec:
 
     installed = [Entry(name, "codec", "none:none", {"base": {}}) for name in ("missing", "rounding")]
     found = registry._Discovery(tuple(registry._Registered(e, "test 1") for e in installed), ())
-    module = types.SimpleNamespace(load=load, decode=decode, stage_times=stage_times)
+    module = types.SimpleNamespace(load=load, decode=decode, stage_times=stage_times, counts=counts)
     monkeypatch.setattr(registry, "_discover", lambda: found)
     monkeypatch.setitem(vars(zoo_core), "load", load)
     monkeypatch.setitem(vars(zoo_core), "decode", decode)
@@ -384,13 +399,13 @@ def test_figure_errors_say_what_to_do(tmp_path: Path, monkeypatch) -> None:
     [("1,2,3..6", (1, 2, 3, 4, 5, 6)), ("3.4", (3.4,)), ("6,1", (1, 6)), ("2..3,2", (2, 3))],
 )
 def test_levels_are_read(text: str, expected: tuple[float, ...]) -> None:
-    assert eval_command.levels(text) == expected
+    assert options.levels(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "7", "a", "1..9", "3..2", "1..", "nan"])
 def test_wrong_levels_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
-        eval_command.levels(text)
+        options.levels(text)
 
 
 def test_eval_command(rounding, pictures: list[Path], tmp_path: Path, capsys) -> None:
@@ -480,11 +495,95 @@ def test_contenders_take_turns_after_one_warm_up() -> None:
     assert stages["entropy coder's share"] == ("25.0%", "-")
 
 
-def test_bench_command(rounding, tmp_path: Path, capsys) -> None:
+def test_coded_symbols_are_counted_and_divided_by() -> None:
+    timing = benchmark.Timing(0.1, {"coder": 0.02}, {"symbol": 100_000, "latent": 400_000})
+    result = benchmark.Result("a", 0, (timing,), (benchmark.Timing(0.2, {"coder": 0.01}),))
+    assert result.per_symbol("encode") == pytest.approx(200) and result.per_symbol("decode") == pytest.approx(
+        100
+    )
+    _, (row,) = benchmark.coder_rows([result, benchmark.Result("peer", 0, (benchmark.Timing(1),), ())])
+    assert row == ("a", "100,000", "75%", "200", "100", "20.0%", "5.0%")
+
+
+def test_the_ratio_to_elic_is_that_of_decoding() -> None:
+    def result(name: str, decode: float) -> benchmark.Result:
+        return benchmark.Result(name, 0, (benchmark.Timing(1.0),), (benchmark.Timing(decode),))
+
+    header, rows = benchmark.ratio_rows([result("ours", 0.2), result(benchmark.SLOW_PEER, 1.0)])
+    assert header[-1] == "against ELIC" and [row[-1] for row in rows] == ["5.0 x", "1.0 x"]
+
+
+def test_drawn_symbols_of_peers_come_again_in_order() -> None:
+    class Conditional:
+        def build_indexes(self, scales: torch.Tensor) -> torch.Tensor:
+            return scales
+
+        def quantize(self, inputs: torch.Tensor, mode: str, means: torch.Tensor | None = None) -> str:
+            return "its own"
+
+    conditional = Conditional()
+    drawn = peers._DrawnSymbols(conditional)
+
+    def walk() -> list[torch.Tensor]:
+        drawn.restart()
+        found = []
+        for channels in (100, 50):
+            found.append(conditional.build_indexes(torch.zeros(1, channels, 32, 48)))
+            found.append(conditional.quantize(torch.zeros(1, channels, 32, 48), "symbols"))
+        return found
+
+    first, second = walk(), walk()
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert first[0].median() == pytest.approx(0.05, rel=0.05)
+    assert first[1].float().std() == pytest.approx(float(first[0].square().mean().sqrt()), rel=0.2)
+    assert conditional.quantize(first[0], "dequantize") == "its own"
+
+
+def test_coders_decode_what_they_encode_near_the_ideal(monkeypatch) -> None:
+    monkeypatch.setattr(coders, "LATENTS", 20_000)
+    results = coders.measure(1)
+    assert {r.load for r in results} == {"photo", "dense"} and len({r.coder for r in results}) >= 5
+    for result in results:
+        assert min(result.encode_ns, result.decode_ns) > 0
+        if "sorted" in result.coder or "zoo" in result.coder:
+            assert -4 <= result.over_ideal <= 16
+    monkeypatch.setattr(coders.Ans, "decode", lambda self, coded: self.load.position + 1)
+    with pytest.raises(ZooError, match="did not decode what it encoded"):
+        coders.measure(1)
+
+
+def test_ways_through_a_folder_take_turns(monkeypatch) -> None:
+    turns: list[str] = []
+
+    class Way:
+        def __init__(self, model: str, jobs: int, threads: int | None = None) -> None:
+            self.title = f"{jobs} x {threads}"
+
+        def encode(self, pictures: list[bytes]) -> list[bytes]:
+            turns.append(self.title)
+            return pictures
+
+        def decode(self, coded: list[bytes]) -> None:
+            time.sleep(0.01)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(throughput, "WorkersWay", Way)
+    monkeypatch.setattr(throughput, "BatchWay", Way)
+    results = throughput.measure("any-q3", [b"1", b"2"], threads=3, rounds=2)
+    assert [r.title for r in results] == ["1 x 3", "2 x 1", "3 x 1", "4 x None", "8 x None"]
+    assert turns == 3 * [r.title for r in results]
+    assert all(0 < r.decode < 200 for r in results)
+    assert throughput.rows(results)[1][0][2] == "1.00"
+
+
+def test_bench_command(rounding, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(RoundingCodec, "weights", "trained")
     out = tmp_path / "bench.json"
     words = ["bench", "rounding", "--size", "64x48", "--rounds", "2", "--threads", "1", "--json", str(out)]
     assert cli.main(words) == 0
-    assert "entropy coding" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "entropy coding" in shown and "ns a coded symbol            200        200" in shown
     data = json.loads(out.read_text())
     assert data["picture"] == "picture-64x48.jpg" and data["environment"]["threads"] == 1
     (result,) = data["measured"]
@@ -492,6 +591,8 @@ def test_bench_command(rounding, tmp_path: Path, capsys) -> None:
     assert result["encode"][0]["stages"] == {"image": 0.001, "coder": 0.002}
     assert cli.main(words) == 2
     assert "-f" in capsys.readouterr().err
+    assert cli.main([*words[:-2], "--levels", "1,4..5"]) == 0
+    assert "rounding-q1 " in (shown := capsys.readouterr().out) and shown.count("10,000") == 3
 
 
 @pytest.mark.parametrize("words", ["--size 0x4", "--size big", "--megapixels -1", "--rounds 0"])

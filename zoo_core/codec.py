@@ -34,13 +34,13 @@ from zoo_core.hooks import Entry
 from zoo_core.images import Picture
 from zoo_core.model import CodecModel
 from zoo_core.tiles import Grid, Span
-from zoo_core.timing import stage, stage_times
+from zoo_core.timing import count, counts, stage, stage_times
 from zoo_core.weights import WeightsFile, locate, read_tensors
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Codec", "compose", "decode", "load", "stage_times"]
+__all__ = ["Codec", "compose", "counts", "decode", "load", "stage_times"]
 
 _SECANT_STEPS = 8
 """Rate control bisects after so many steps."""
@@ -285,6 +285,7 @@ class Codec:
                     name: _part(value, grid, rows, columns, self.device) for name, value in whole.items()
                 }
                 latents = self.model.transform.analysis(x, **beside)
+                count("analysis")
                 yield tuple(y.cpu() for y in grid.core(latents, rows, columns))
 
         with stage("analysis"), torch.inference_mode():
@@ -411,7 +412,8 @@ class _Encoding:
         if best is None:
             least = len(self.file(1.0))
             raise RateError(
-                f"the smallest file of this picture has {least} bytes, more than {max_bytes}: ask for more"
+                f"the smallest file of this picture has {least} bytes ({self._bpp(least):.3f} bits per pixel), more "
+                f"than {max_bytes}: ask for more"
             )
         return best
 
@@ -468,6 +470,11 @@ class _Encoding:
             return 8 * (len(payload) + len(calibration)) / pixels + weight * self._mse(latents_hat)
 
         return min(coded, key=cost)
+
+    def _bpp(self, size: int) -> float:
+        """Bits per pixel of a file of this picture."""
+        width, height = self.picture.size
+        return 8 * size / (width * height)
 
     def _psnr(self) -> float:
         """PSNR in dB of the file coded last."""

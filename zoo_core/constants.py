@@ -43,3 +43,6 @@ DEFAULT_MEMORY = 2 * 2**30
 
 PRECISIONS = ("fp32", "bf16", "auto")
 """What the synthesis may run in; "auto" is bf16 where that is faster."""
+
+BYTES_PER_PIXEL = 512
+"""Memory that coding takes at its peak, unless a transform states its own."""

@@ -149,7 +149,8 @@ def _opened(source: Any) -> Iterator[tuple[BinaryIO, str]]:
     elif isinstance(source, (bytes, bytearray, memoryview)):
         yield io.BytesIO(source), "the picture"
     elif hasattr(source, "read"):
-        yield _buffered(source), "the picture"
+        name = getattr(source, "name", None)
+        yield _buffered(source), name if isinstance(name, str) else "the picture"
     else:
         raise ImageError(f"a picture cannot be read from {type(source).__name__}: give a path or an array")
 

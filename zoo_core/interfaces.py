@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from zoo_core.constants import BYTES_PER_PIXEL
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -33,7 +35,7 @@ class Transform(nn.Module, ABC):
     """
 
     downscale: int
-    bytes_per_pixel: int = 512
+    bytes_per_pixel: int = BYTES_PER_PIXEL
     conditions: tuple[str, ...] = ()
 
     def side_inputs(self, pixels: np.ndarray, **given: Any) -> dict[str, Any]:

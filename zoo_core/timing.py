@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+_counts: ContextVar[dict[str, int] | None] = ContextVar("counts", default=None)
 _times: ContextVar[dict[str, float] | None] = ContextVar("stage_times", default=None)
 
 
@@ -37,3 +38,25 @@ def stage(name: str) -> Iterator[None]:
     finally:
         elapsed = time.perf_counter() - began - (sum(times.values()) - inner)
         times[name] = times.get(name, 0.0) + elapsed
+
+
+@contextmanager
+def counts() -> Iterator[dict[str, int]]:
+    """Collect counts of everything done inside the block.
+
+    Names: analysis (runs of the analysis transform), walk (codings of all latents), symbol (symbols in the
+    entropy coder's stream, those that are skipped left out), latent (those included).
+    """
+    found: dict[str, int] = {}
+    token = _counts.set(found)
+    try:
+        yield found
+    finally:
+        _counts.reset(token)
+
+
+def count(name: str, by: int = 1) -> None:
+    """Add to a count."""
+    found = _counts.get()
+    if found is not None:
+        found[name] = found.get(name, 0) + by

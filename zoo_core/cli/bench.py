@@ -13,6 +13,7 @@ from typing import Any
 
 from zoo_core import registry
 from zoo_core.cli import console, exits, files, options
+from zoo_core.constants import DEFAULT_MODEL
 from zoo_core.errors import UsageError
 
 DEFAULT_LEVEL = 3
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("models", nargs="*", metavar="MODEL", help="default: every installed codec at q3")
     add("--image", type=Path, metavar="FILE", help="a photo (default: a drawn picture)")
     add("--size", type=size, metavar="WxH", help="resize to this (default: as it is, drawn 768x512)")
+    add("--levels", type=options.levels, metavar="LIST", help="of models named without one, as 1,2.5,4..6")
     add("--rounds", type=options.positive, default=5, metavar="N", help="default: %(default)s")
     add("--threads", type=options.positive, default=2, metavar="N", help="default: %(default)s")
     add("--peers", action="store_true", help="CompressAI's models in the same rounds")
@@ -32,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-f", "--force", action="store_true", help="overwrite the file of --json")
     instead = parser.add_mutually_exclusive_group().add_argument
     instead("--megapixels", type=_megapixels, metavar="N", help="instead: peak memory at this size")
+    instead("--coders", action="store_true", help="instead: entropy coders on drawn symbols")
+    instead("--directory", type=Path, metavar="DIR", help="instead: pictures a second of a whole folder")
     instead("--startup", action="store_true", help="instead: whole commands in fresh processes")
 
 
@@ -57,19 +61,28 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, and write the JSON that was asked for."""
     if args.json is not None and args.json.exists() and not args.force:
         raise UsageError(f"{args.json} exists: overwrite it with -f, or choose another file")
-    models = [_with_level(name) for name in args.models or _installed()]
-    with tempfile.TemporaryDirectory() as folder:
-        picture = _picture(args, Path(folder))
-        if args.megapixels:
-            data = _memory(models, picture, args)
-        elif args.startup:
-            data = _startup(models[0], picture, args)
-        else:
-            data = _stages(models, picture, args)
+    if args.coders:
+        data = _coders(args)
+    elif args.directory is not None:
+        data = _directory(args)
+    else:
+        data = _codecs(args)
     if args.json is not None:
         with files.writing(args.json) as file:
             file.write(json.dumps(data, indent=1).encode() + b"\n")
     return exits.OK
+
+
+def _codecs(args: argparse.Namespace) -> dict[str, Any]:
+    """What is measured with a single picture."""
+    models = [name for word in args.models or _installed() for name in _with_levels(word, args.levels)]
+    with tempfile.TemporaryDirectory() as folder:
+        picture = _picture(args, Path(folder))
+        if args.megapixels:
+            return _memory(models, picture, args)
+        if args.startup:
+            return _startup(models[0], picture, args)
+        return _stages(models, picture, args)
 
 
 def _installed() -> list[str]:
@@ -79,9 +92,11 @@ def _installed() -> list[str]:
     return names
 
 
-def _with_level(name: str) -> str:
+def _with_levels(name: str, levels: Sequence[float] | None) -> list[str]:
+    """ "weconvene" -> ["weconvene-q3"], or one name for each of the levels; a level in the name stays."""
     entry, level = registry.parse(name)
-    return f"{entry.name}-q{DEFAULT_LEVEL if level is None else level:g}"
+    chosen = (level,) if level is not None else levels or (DEFAULT_LEVEL,)
+    return [f"{entry.name}-q{one:g}" for one in chosen]
 
 
 def _picture(args: argparse.Namespace, folder: Path) -> Path:
@@ -110,21 +125,48 @@ def _three_by_two(megapixels: float) -> tuple[int, int]:
 
 
 def _stages(models: Sequence[str], picture: Path, args: argparse.Namespace) -> dict[str, Any]:
-    from zoo_core.evaluation import benchmark
+    from zoo_core.evaluation import benchmark, peers
     from zoo_core.evaluation.tables import text_table
 
     options.use_threads(args.threads)
     contenders = [benchmark.ZooContender(name, picture) for name in dict.fromkeys(models)]
-    peers = [benchmark.PeerContender(name, picture) for name in benchmark.PEERS] if args.peers else []
-    results = benchmark.run([*contenders, *peers], args.rounds, console.progress)
+    others = [peers.PeerContender(name, picture) for name in peers.PEERS] if args.peers else []
+    results = benchmark.run([*contenders, *others], args.rounds, console.progress)
     print(f"{picture.name}, {args.threads} threads, medians of {args.rounds} interleaved rounds\n")
     for result in results[: len(contenders)]:
         print(text_table(*benchmark.stage_rows(result)), end="\n\n")
     if len(results) > 1:
+        print(text_table(*benchmark.coder_rows(results)), end="\n\n")
         print(text_table(*benchmark.ratio_rows(results)))
-    if peers:
-        print("CompressAI's models have random weights: their symbols are nearly free to code.")
-    return _data(picture, [dataclasses.asdict(result) for result in results])
+    untrained = [contender.name for contender in contenders if not contender.trained]
+    if untrained:
+        print(f"Not trained, with the weights that training starts from: {', '.join(untrained)}.")
+    if others:
+        print("CompressAI's models have random weights, and symbols drawn as those of trained ones.")
+    return _data(picture.name, [dataclasses.asdict(result) for result in results])
+
+
+def _coders(args: argparse.Namespace) -> dict[str, Any]:
+    from zoo_core.evaluation import coders
+    from zoo_core.evaluation.tables import text_table
+
+    options.use_threads(1)
+    results = coders.measure(args.rounds, console.progress)
+    print(f"Gaussian tables, per symbol, medians of {args.rounds} interleaved rounds\n")
+    print(text_table(*coders.coder_table(results)))
+    return _data("drawn symbols", [dataclasses.asdict(result) for result in results])
+
+
+def _directory(args: argparse.Namespace) -> dict[str, Any]:
+    from zoo_core.cli import throughput
+    from zoo_core.evaluation.tables import text_table
+
+    (model,) = _with_levels((args.models or [DEFAULT_MODEL])[0], None)
+    pictures = [job.read() for job in files.find([str(args.directory)], files.PICTURES)]
+    results = throughput.measure(model, pictures, args.threads, args.rounds, console.progress)
+    print(f"{model}, {len(pictures)} pictures, medians of {args.rounds} interleaved rounds\n")
+    print(text_table(*throughput.rows(results)))
+    return _data(str(args.directory), [dataclasses.asdict(result) for result in results])
 
 
 def _memory(models: Sequence[str], picture: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -143,7 +185,7 @@ def _memory(models: Sequence[str], picture: Path, args: argparse.Namespace) -> d
     ]
     print(f"{picture.name}, {args.threads} threads, each in a process of its own\n")
     print(text_table(("codec", "loaded MiB", "peak MiB", "seconds", "bytes"), rows))
-    return _data(picture, measured)
+    return _data(picture.name, measured)
 
 
 def _memory_of(model: str, picture: Path, threads: int) -> dict[str, dict[str, float | None]]:
@@ -169,10 +211,10 @@ def _startup(model: str, picture: Path, args: argparse.Namespace) -> dict[str, A
     seconds = startup.measure(model, picture, rounds=args.rounds, threads=args.threads)
     print(f"{picture.name}, {model}, whole processes, medians of {args.rounds} rounds\n")
     print(text_table(("command", "seconds"), [(name, f"{value:.3f}") for name, value in seconds.items()]))
-    return _data(picture, seconds)
+    return _data(picture.name, seconds)
 
 
-def _data(picture: Path, measured: Any) -> dict[str, Any]:
+def _data(picture: str, measured: Any) -> dict[str, Any]:
     from zoo_core.evaluation.environment import environment
 
-    return {"environment": environment(), "picture": picture.name, "measured": measured}
+    return {"environment": environment(), "picture": picture, "measured": measured}

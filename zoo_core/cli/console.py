@@ -13,7 +13,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,7 +43,32 @@ def session(verbosity: int, debug: bool) -> Iterator[None]:
         verbosity: negative for errors only, 0 for the results of each file, positive for details.
         debug: show tracebacks.
     """
-    handler, level = _Handler(debug), log.level
+    with _attached(_Handler(debug), verbosity):
+        yield
+
+
+@contextlib.contextmanager
+def recording(verbosity: int) -> Iterator[list[logging.LogRecord]]:
+    """Collect messages and warnings instead of showing them; the records can travel to another process."""
+    recorder, handlers, propagate = _Recorder(), log.handlers, log.propagate
+    log.handlers, log.propagate = [], False
+    try:
+        with _attached(recorder, verbosity):
+            yield recorder.records
+    finally:
+        log.handlers, log.propagate = handlers, propagate
+
+
+def replay(records: Iterable[logging.LogRecord]) -> None:
+    """Show what was recorded."""
+    for record in records:
+        log.handle(record)
+
+
+@contextlib.contextmanager
+def _attached(handler: logging.Handler, verbosity: int) -> Iterator[None]:
+    """Let the handler have the zoo's messages and Python's warnings."""
+    level = log.level
     log.addHandler(handler)
     log.setLevel(logging.ERROR if verbosity < 0 else logging.DEBUG if verbosity else logging.INFO)
     try:
@@ -83,10 +108,29 @@ class _Handler(logging.Handler):
         self._debug = debug
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._debug and record.exc_info:
-            traceback.print_exception(record.exc_info[1])
+        if self._debug and (trace := record.exc_text or _traceback(record)):
+            print(trace, end="", file=sys.stderr)
         erase = _ERASE_LINE if sys.stderr.isatty() else ""
         print(f"{erase}{_PREFIXES.get(record.levelno, '')}{record.getMessage()}", file=sys.stderr, flush=True)
+
+
+class _Recorder(logging.Handler):
+    """Keeps each record in a form that can be pickled: text instead of arguments and tracebacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        plain = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
+        plain |= {"msg": record.getMessage(), "exc_text": _traceback(record)}
+        self.records.append(logging.makeLogRecord(plain))
+
+
+def _traceback(record: logging.LogRecord) -> str | None:
+    if not record.exc_info or record.exc_info[1] is None:
+        return None
+    return "".join(traceback.format_exception(record.exc_info[1]))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

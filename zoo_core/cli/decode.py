@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import io
 import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from zoo_core.cli import batch, files, options
+from zoo_core.cli import batch, files, options, resume
+from zoo_core.cli.encode import deliver
+from zoo_core.cli.workers import Done, Task, Work
 from zoo_core.constants import PRECISIONS
 from zoo_core.errors import UsageError
 
@@ -22,8 +24,6 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},  # a second lossy step: keep it out of sight
     "WEBP": {"lossless": True},
 }
-
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=PRECISIONS[0],
         help="of the synthesis: fp32, bf16, or auto, which is bf16 where that is faster (default: %(default)s)",
     )
+    options.add_resume(parser)
+    options.add_workers(parser)
     options.add_runtime(parser)
 
 
@@ -47,13 +49,12 @@ def run(args: argparse.Namespace) -> int:
     """Decode every input and return the exit code."""
     ending = "." + (args.format or DEFAULT_FORMAT).lower().lstrip(".")
     rename = partial(decoded_name, ending=ending)
-    jobs = files.plan(args.inputs, files.ZOO, args.output, rename, args.force)
-
-    def prepare() -> batch.Work:
-        codecs = options.CodecCache(args)
-        return lambda job: _decode(codecs, job, args.format and ending, args.precision)
-
-    return batch.run(jobs, prepare)
+    earlier = resume.decoded if args.resume else None
+    jobs = files.plan(args.inputs, files.ZOO, args.output, rename, args.force, earlier)
+    target = next((job.target for job in jobs if job.target), None)
+    if args.format is None and target is not None:
+        ending = target.suffix
+    return batch.run(jobs, partial(prepare, args, ending), deliver, args)
 
 
 def decoded_name(path: Path, ending: str) -> Path:
@@ -63,15 +64,18 @@ def decoded_name(path: Path, ending: str) -> Path:
     return path.with_name(path.name + ending)
 
 
-def _decode(codecs: options.CodecCache, job: files.Job, ending: str | None, precision: str) -> None:
+def prepare(args: argparse.Namespace, ending: str) -> Work:
+    """The work on one .zoo file; `ending` names the format of the pictures."""
+    return partial(_decode, options.CodecCache(args), ending, args.precision)
+
+
+def _decode(codecs: options.CodecCache, ending: str, precision: str, task: Task) -> Done:
     start = time.perf_counter()
-    format = _format_of(ending or (job.target.suffix if job.target else "." + DEFAULT_FORMAT))
-    data = job.read()
-    image = codecs.codec_for(data).decode(data, precision=precision)
-    with files.writing(job.target) as file:
-        _save(image, file, format)
+    format, picture = _format_of(ending), io.BytesIO()
+    image = codecs.codec_for(task.data).decode(task.data, precision=precision)
+    _save(image, picture, format)
     seconds = time.perf_counter() - start
-    log.info("%s -> %s: %dx%d, %.2f s", job.name, job.target_name, *image.size, seconds)
+    return Done(picture.getvalue(), f"{image.width}x{image.height}, {seconds:.2f} s")
 
 
 def _format_of(ending: str) -> str:

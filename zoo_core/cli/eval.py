@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from zoo_core.evaluation.evaluate import Evaluation, Subject
     from zoo_core.evaluation.report import Report
 
-Levels = tuple[float, ...]
-
-ALL_LEVELS: Levels = tuple(float(level) for level in range(1, len(LAMBDAS) + 1))
+ALL_LEVELS: tuple[float, ...] = tuple(float(level) for level in range(1, len(LAMBDAS) + 1))
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("words", nargs="+", metavar="MODEL PICTURES", help="a method or a level of it; files or folders")
     add("--all", action="store_true", help="all installed codecs; then no MODEL is named")
-    add("--levels", type=levels, metavar="LIST", help="as 1,2.5,4..6 (default: all six)")
+    add("--levels", type=options.levels, metavar="LIST", help="as 1,2.5,4..6 (default: all six)")
     add("--against", type=_words, default=(), metavar="LIST", help="published curves, as vtm-9.1,webp")
     add("--anchors", type=_words, default=(), metavar="LIST", help="of jpeg, jpeg-420, webp, avif, jxl")
     add("--json", type=Path, metavar="FILE", help="write everything, per picture")
@@ -42,20 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save", type=Path, metavar="FOLDER", help="keep the compressed files")
     add("-f", "--force", action="store_true", help="overwrite what exists")
     options.add_runtime(parser)
-
-
-def levels(text: str) -> Levels:
-    """ "1,2.5,4..6" -> (1, 2.5, 4, 5, 6), sorted; a range counts in whole steps."""
-    chosen: set[float] = set()
-    try:
-        for part in text.split(","):
-            low, dots, high = part.partition("..")
-            chosen.update(range(int(low), int(high) + 1) if dots else [float(low)])
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"cannot read {text!r}; write levels as 1,2.5,4..6") from None
-    if not chosen or not all(1 <= level <= len(LAMBDAS) for level in chosen):
-        raise argparse.ArgumentTypeError(f"no such levels {text!r}; they lie between 1 and {len(LAMBDAS)}")
-    return tuple(sorted(map(float, chosen)))
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -80,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     return _exit_code(report, len(models) - len(codecs))
 
 
-def _models_and_pictures(args: argparse.Namespace) -> tuple[dict[str, Levels], list[Path]]:
+def _models_and_pictures(args: argparse.Namespace) -> tuple[dict[str, tuple[float, ...]], list[Path]]:
     """Levels by method, and the pictures.
 
     Raises:
@@ -90,7 +74,7 @@ def _models_and_pictures(args: argparse.Namespace) -> tuple[dict[str, Levels], l
     inputs = args.words
     if names is None:
         names, inputs = args.words[0].split(","), args.words[1:]
-    models: dict[str, Levels] = {}
+    models: dict[str, tuple[float, ...]] = {}
     for name in names:
         entry, level = registry.parse(name)
         if level is not None and args.levels is not None:
@@ -124,7 +108,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _evaluate_codecs(
-    models: dict[str, Levels], pictures: Sequence[Path], args: argparse.Namespace
+    models: dict[str, tuple[float, ...]], pictures: Sequence[Path], args: argparse.Namespace
 ) -> Iterator[Evaluation | None]:
     """One evaluation for each method; None for one that cannot be used, which is reported."""
     import zoo_core as zoo

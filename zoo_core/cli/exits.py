@@ -55,11 +55,13 @@ def report(error: Exception, source: str | None = None) -> int:
     return BUG
 
 
-def overall(codes: Sequence[int]) -> int:
-    """The exit code of a command from those of its files."""
+def overall(codes: Sequence[int], of_several: bool) -> int:
+    """The exit code of a command from those of its files; `of_several`: it was given more than one."""
     failures = [code for code in codes if code != OK]
-    if len(codes) == 1 or not failures:
-        return codes[0]
+    if not failures:
+        return OK
+    if not of_several:
+        return failures[0]
     return BUG if BUG in failures else SOME_FAILED
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,12 +39,14 @@ class Job:
         relative: path of the source inside the folder that was named, or its bare name.
         target: file to write; None is standard output, or nothing for commands that write no file.
         problem: why the job cannot be done; found while planning.
+        done: an earlier run has done it.
     """
 
     source: Path | None
     relative: Path
     target: Path | None = None
     problem: Exception | None = None
+    done: bool = False
 
     @property
     def name(self) -> str:
@@ -58,6 +61,17 @@ class Job:
     def read(self) -> bytes:
         """The bytes of the source."""
         return sys.stdin.buffer.read() if self.source is None else self.source.read_bytes()
+
+
+class State(Enum):
+    """What a target that exists is to a command that resumes."""
+
+    DONE = "what the command would write"
+    DAMAGED = "cut off or damaged"
+    OTHER = "written with other options, or older than its source, or no file of ours"
+
+
+Resume = Callable[[Job], State]
 
 
 def find(inputs: Sequence[str], endings: frozenset[str]) -> list[Job]:
@@ -77,6 +91,7 @@ def plan(
     output: str | None,
     rename: Callable[[Path], Path],
     force: bool,
+    resume: Resume | None = None,
 ) -> list[Job]:
     """The jobs of a command that writes one file for each file it reads.
 
@@ -85,6 +100,7 @@ def plan(
         output: `-o` as the user typed it: a file, a folder, "-", or None for a place beside each source.
         rename: from the source's path to the target's path.
         force: overwrite what exists.
+        resume: judges targets that exist: what is done is not done again, what is damaged is.
 
     Raises:
         UsageError: as `find`; the output can only take one file, but there are several; or standard output
@@ -102,7 +118,7 @@ def plan(
     ]
     if any(job.target is None and job.problem is None for job in placed) and sys.stdout.isatty():
         raise UsageError("standard output is a terminal: redirect it, or choose a file with -o")
-    return _with_problems(placed, force)
+    return _checked(placed, force, resume)
 
 
 @contextlib.contextmanager
@@ -185,14 +201,16 @@ def _target(job: Job, output: str | None, into_folder: bool, rename: Callable[[P
     return Path(output) / rename(job.relative) if into_folder else Path(output)
 
 
-def _with_problems(jobs: Sequence[Job], force: bool) -> list[Job]:
-    """Mark the jobs that would destroy a source, another job's result, or a file that exists."""
+def _checked(jobs: Sequence[Job], force: bool, resume: Resume | None) -> list[Job]:
+    """Mark the jobs that would destroy a source, another job's result, or a file that exists; and those done."""
     taken: dict[Path, Job] = {}
     checked = []
     for job in jobs:
         if job.problem is None and job.target is not None:
             first = taken.setdefault(job.target, job)
-            job = replace(job, problem=_conflict(job, job.target, first, force))
+            found = resume(job) if resume and first is job and os.path.isfile(job.target) else State.OTHER
+            problem = _conflict(job, job.target, first, force or found is State.DAMAGED)
+            job = replace(job, problem=None if found is State.DONE else problem, done=found is State.DONE)
         checked.append(job)
     return checked
 

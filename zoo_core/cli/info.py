@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         except Exception as error:
             codes.append(exits.report(error, source=subject))
-    return exits.overall(codes)
+    return exits.overall(codes, of_several=len(codes) > 1)
 
 
 def _is_file(subject: str) -> bool:

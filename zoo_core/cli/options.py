@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import registry
-from zoo_core.constants import DEFAULT_MODEL
+from zoo_core.constants import DEFAULT_MODEL, LAMBDAS
 
 if TYPE_CHECKING:
     from zoo_core.codec import Codec
@@ -62,6 +62,28 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="threads (default: torch decides)")
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """How many files are worked on at a time, and where."""
+    add = parser.add_argument
+    add("-j", "--jobs", type=positive, metavar="N", help="work on N files at a time (default: one per core)")
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="work on a Ray cluster: the one at ADDRESS, or the one that Ray finds, or a new one here",
+    )
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Going on after an interruption."""
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip files whose output is there: whole, not older, and written with the same options",
+    )
+
+
 def positive(text: str) -> int:
     """An argument that counts something."""
     try:
@@ -71,6 +93,20 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return value
+
+
+def levels(text: str) -> tuple[float, ...]:
+    """ "1,2.5,4..6" -> (1, 2.5, 4, 5, 6), sorted; a range counts in whole steps."""
+    chosen: set[float] = set()
+    try:
+        for part in text.split(","):
+            low, dots, high = part.partition("..")
+            chosen.update(range(int(low), int(high) + 1) if dots else [float(low)])
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"cannot read {text!r}; write levels as 1,2.5,4..6") from None
+    if not chosen or not all(1 <= level <= len(LAMBDAS) for level in chosen):
+        raise argparse.ArgumentTypeError(f"no such levels {text!r}; they lie between 1 and {len(LAMBDAS)}")
+    return tuple(sorted(map(float, chosen)))
 
 
 def size(text: str) -> int:

@@ -24,7 +24,7 @@ from zoo_core.entropy.mixture import MixtureParameters
 from zoo_core.entropy.tables import LOG_STEP, SKIP_SCALE, TABLES, Table, gaussian_tables
 from zoo_core.errors import CorruptFileError, MismatchError, TruncatedFileError
 from zoo_core.layers.rate import Gain
-from zoo_core.timing import stage
+from zoo_core.timing import count, stage
 
 MARGIN = 1e-11
 """Largest distance of a log-scale from a border at which the encoder lists its choice."""
@@ -132,6 +132,10 @@ class Encoder(_Checksummed):
         for value in values:
             self._escapes += _varint(2 * value if value >= 0 else -2 * value - 1)
 
+    def _checksum(self, values: np.ndarray) -> None:
+        count("latent", values.size)
+        super()._checksum(values)
+
     def _put(self, values: np.ndarray, table: Table) -> None:
         index = values - table.first
         outside = (index < 0) | (index >= table.escape)
@@ -147,6 +151,8 @@ class Encoder(_Checksummed):
             for index, *model in reversed(self._parts):  # a stack: last in, first out
                 ans.encode_reverse(index, *model)
             words = ans.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+        count("walk")
+        count("symbol", sum(len(index) for index, *_ in self._parts))
         head = struct.pack("<I", self._crc) + _varint(len(self._escapes))
         return head + bytes(self._escapes) + words
 
@@ -310,19 +316,26 @@ def table_index(scale: Tensor, margin: float = MARGIN) -> tuple[np.ndarray, np.n
     Raises:
         MismatchError: a scale is not a number.
     """
-    position = (scale.reshape(-1).clamp_min(1e-3) / SKIP_SCALE).log_().div_(LOG_STEP)
-    if not bool(torch.isfinite(position).all()):
+    scale = scale.reshape(-1)
+    if not bool(torch.isfinite(scale).all()):
         raise MismatchError("the entropy parameters are not finite: the weights do not fit this picture")
+    index = np.zeros(len(scale), np.uint8)
+    # Most scales lie well below the first border; what is not 0 or close to it needs the logarithm.
+    where = (scale > SKIP_SCALE * (1 - 1e-6)).nonzero()[:, 0]
+    position = (scale[where] / SKIP_SCALE).log_().div_(LOG_STEP)
     nearest = position.round()
     close = ((position - nearest).abs() < margin / LOG_STEP) & (nearest >= 0) & (nearest < TABLES - 1)
-    index = position.ceil().clamp_(0, TABLES - 1).to(torch.uint8).numpy()
-    return index, close.nonzero()[:, 0].numpy()
+    index[where.numpy()] = position.ceil().clamp_(0, TABLES - 1).to(torch.uint8).numpy()
+    return index, where[close].numpy()
 
 
 def _groups(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions ordered by table, stable, and where each table begins."""
-    order = np.argsort(index, kind="stable")
-    return order, np.concatenate([[0], np.cumsum(np.bincount(index, minlength=TABLES))])
+    """Positions with a table other than 0, ordered by table, stable, and where each table begins."""
+    coded = np.flatnonzero(index)
+    order = coded[np.argsort(index[coded], kind="stable")]
+    counts = np.bincount(index, minlength=TABLES)
+    counts[0] = 0
+    return order, np.concatenate([[0], np.cumsum(counts)])
 
 
 def _round(x: Tensor) -> Tensor:

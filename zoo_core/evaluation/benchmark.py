@@ -6,15 +6,19 @@ each of them once, and the medians over the rounds are compared. A first round t
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zoo_core.evaluation.tables import Row
 from zoo_core.evaluation.watch import Watch, watch_nothing
+
+if TYPE_CHECKING:
+    from zoo_core.codec import Codec
 
 STAGES = {
     "image": "image in / out",
@@ -26,18 +30,19 @@ STAGES = {
 }
 """Names of the stages as `zoo_core.codec.stage_times` reports them, and as people read them."""
 
-PEERS = ("mbt2018_mean", "cheng2020_attn")
-PEER_QUALITY = 3
+SLOW_PEER = "compressai elic2022_official"
+"""The peer that the table of ratios is about: the best known of the fast learned codecs."""
 
 Direction = Literal["encode", "decode"]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One run of one direction: seconds in all, and by stage where the contender tells them."""
+    """One run of one direction: seconds in all, by stage and counts where the contender tells them."""
 
     seconds: float
     stages: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 class Contender(Protocol):
@@ -69,85 +74,77 @@ class Result:
         values = [t.stages[stage] for t in getattr(self, direction) if stage in t.stages]
         return statistics.median(values) if values else None
 
+    def symbols(self) -> int | None:
+        """Symbols in the entropy coder's stream."""
+        return self.encode[0].counts.get("symbol")
+
+    def per_symbol(self, direction: Direction) -> float | None:
+        """Median nanoseconds of the entropy coder for each coded symbol, its bookkeeping included."""
+        seconds, symbols = self.stage(direction, "coder"), self.symbols()
+        return None if seconds is None or not symbols else 1e9 * seconds / symbols
+
     def coder_share(self, direction: Direction) -> float | None:
         """Median share, 0..1, of the entropy coder in the whole."""
         shares = [t.stages["coder"] / t.seconds for t in getattr(self, direction) if "coder" in t.stages]
         return statistics.median(shares) if shares else None
 
 
+@functools.cache
+def _codec(method: str, picture: Path) -> tuple[Codec, float]:
+    """A codec, and the seconds that loading it took.
+
+    One without trained weights gets those that its training would start from, adapted to the picture: a
+    transform code, whose symbols are about as many and as large as those of a trained model.
+    """
+    from zoo_core import codec  # imported before the clock starts: torch is no part of loading
+
+    loaded, seconds = _timed(lambda: codec.load(method))
+    if loaded.weights is None:
+        _start(loaded, picture)
+        loaded = codec.Codec(loaded.entry, loaded.preset, loaded.model, loaded.quality, None)
+    return loaded, seconds
+
+
+def _start(codec: Codec, picture: Path) -> None:
+    import torch
+
+    from zoo_core import images
+    from zoo_core.training.initial import own_start
+
+    pixels = images.read(picture, convert=True).pixels
+    model = codec.model.float().requires_grad_(True)
+    own_start(codec.entry)(model, [torch.from_numpy(pixels).permute(2, 0, 1)])
+    model.update()
+    model.prepare()
+
+
 class ZooContender:
-    """A codec of the zoo, from the picture's file to bytes, and from bytes to a PIL image."""
+    """A codec of the zoo, from the picture's file to bytes, and from bytes to a PIL image.
+
+    Args:
+        name: method and level, "weconvene-q3".
+        picture: file of an RGB picture.
+    """
 
     def __init__(self, name: str, picture: Path) -> None:
-        from zoo_core import codec  # imported before the clock starts: torch is no part of loading
+        from zoo_core import registry
 
+        entry, level = registry.parse(name)
         self.name = name
-        self._picture = picture
-        self._data = b""
-        self._codec, self.load_seconds = _timed(lambda: codec.load(name))
+        self._level, self._picture, self._data = level, picture, b""
+        self._codec, self.load_seconds = _codec(entry.name, picture)
+        self.trained = self._codec.weights is not None
 
     def encode(self) -> Timing:
-        self._data, timing = _staged(lambda: self._codec.encode(self._picture))
-        return timing
+        from zoo_core.codec import counts
+
+        with counts() as counted:
+            self._data, timing = _staged(lambda: self._codec.encode(self._picture, quality=self._level))
+        return replace(timing, counts=counted)
 
     def decode(self) -> Timing:
         _, timing = _staged(lambda: self._codec.decode(self._data))
         return timing
-
-
-class PeerContender:
-    """A reference model of CompressAI, random weights: the same arithmetic as with trained ones.
-
-    Random weights make nearly all symbols trivial, which flatters the peer's entropy coder.
-    """
-
-    def __init__(self, name: str, picture: Path) -> None:
-        import torch
-
-        from zoo_core.compressai_bridge import import_compressai
-
-        self.name = f"compressai {name}"
-        self._picture = picture
-        import_compressai()
-        import compressai.zoo
-
-        torch.manual_seed(0)
-        build = getattr(compressai.zoo, name)
-        self._model, self.load_seconds = _timed(lambda: build(PEER_QUALITY, pretrained=False).eval())
-        self._model.update(force=True)
-        self._coded: dict[str, Any] = {}
-        self._size = (0, 0)
-
-    def encode(self) -> Timing:
-        _, seconds = _timed(self._encode)
-        return Timing(seconds)
-
-    def decode(self) -> Timing:
-        _, seconds = _timed(self._decode)
-        return Timing(seconds)
-
-    def _encode(self) -> None:
-        import torch
-
-        from zoo_core import images
-
-        pixels = images.read(self._picture, convert=True).pixels
-        height, width = pixels.shape[:2]
-        self._size = height, width
-        x = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
-        x = torch.nn.functional.pad(x, (0, -width % 64, 0, -height % 64), mode="replicate")
-        with torch.inference_mode():
-            self._coded = self._model.compress(x)
-
-    def _decode(self) -> None:
-        import torch
-        from PIL import Image
-
-        with torch.inference_mode():
-            x_hat = self._model.decompress(self._coded["strings"], self._coded["shape"])["x_hat"]
-        height, width = self._size
-        pixels = x_hat[0, :, :height, :width].clamp(0, 1).mul(255).round().byte()
-        Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def run(contenders: Sequence[Contender], rounds: int, watch: Watch = watch_nothing) -> list[Result]:
@@ -193,21 +190,44 @@ def stage_rows(result: Result) -> tuple[Row, list[Row]]:
         if encode is not None or decode is not None:
             rows.append((title, _ms(encode), _ms(decode)))
     rows.append(("total", _ms(result.seconds("encode")), _ms(result.seconds("decode"))))
+    if result.symbols():
+        rows.append(("ns a coded symbol", *(f"{result.per_symbol(d):.0f}" for d in ("encode", "decode"))))
     rows.append(("entropy coder's share", *(_share(result.coder_share(d)) for d in ("encode", "decode"))))
     return (result.name, "encode ms", "decode ms"), rows
 
 
 def ratio_rows(results: Sequence[Result]) -> tuple[Row, list[Row]]:
-    """Totals of all contenders, and how many times as long as the first one each takes."""
+    """Totals of all contenders, and how many times as long as the first one each takes.
+
+    Where `SLOW_PEER` takes part, also how many times as fast as that each decodes.
+    """
     first = results[0]
+    slow = next((result.seconds("decode") for result in results if result.name == SLOW_PEER), None)
     rows: list[Row] = []
     for result in results:
         cells = [result.name]
         for direction in ("encode", "decode"):
             seconds = result.seconds(direction)
             cells += [_ms(seconds), f"{seconds / first.seconds(direction):.2f}"]
-        rows.append(tuple(cells))
-    return ("codec", "encode ms", "ratio", "decode ms", "ratio"), rows
+        rows.append((*cells, *([] if slow is None else [f"{slow / result.seconds('decode'):.1f} x"])))
+    header: Row = ("codec", "encode ms", "ratio", "decode ms", "ratio")
+    return (header, rows) if slow is None else ((*header, "against ELIC"), rows)
+
+
+def coder_rows(results: Sequence[Result]) -> tuple[Row, list[Row]]:
+    """Entropy coding of each contender that tells its stages: per coded symbol, and as a share of the whole."""
+    rows: list[Row] = []
+    for result in results:
+        symbols = result.symbols()
+        if symbols is not None:
+            nanoseconds = [result.per_symbol(d) for d in ("encode", "decode")]
+            shares = [_share(result.coder_share(d)) for d in ("encode", "decode")]
+            latents = result.encode[0].counts["latent"]
+            skipped = f"{1 - symbols / latents:.0%}"
+            cells = ["-" if value is None else f"{value:.0f}" for value in nanoseconds]
+            rows.append((result.name, f"{symbols:,}", skipped, *cells, *shares))
+    header = ("codec", "coded symbols", "skipped", "encode ns", "decode ns", "encode share", "decode share")
+    return header, rows
 
 
 def _ms(seconds: float | None) -> str:

@@ -23,7 +23,7 @@ from torch import nn
 
 import zoo_core as zoo
 from zoo_core import registry, weights
-from zoo_core.codec import Codec
+from zoo_core.codec import Codec, counts
 from zoo_core.container import Section, inspect, read, write
 from zoo_core.entropy.coder import LIKELIHOOD_BOUND
 from zoo_core.entropy.stream import Encoder
@@ -151,11 +151,31 @@ class CodecConformance:
         x = picture(96, 96)
         low, high = (len(codec.encode(x, quality=q)) for q in (2, 5))
         limit = (low + high) // 2
-        size = len(codec.encode(x, max_bytes=limit))
+        with counts() as once:
+            codec.encode(x, quality=2)
+        with counts() as searched:
+            size = len(codec.encode(x, max_bytes=limit))
         assert size <= limit
-        assert codec.weights is None or size > 0.97 * limit  # random weights may jump over the limit
-        with pytest.raises(RateError, match=r"\d+ bytes"):
+        assert codec.weights is None or size >= 0.99 * limit  # random weights may jump over the limit
+        assert searched["analysis"] == once["analysis"], "rate control analyses the picture again"
+        assert searched["walk"] <= 20 * once["walk"]
+        assert len(codec.encode(x, target_bpp=8 * limit / 96**2)) == size
+        with pytest.raises(RateError, match=r"smallest file of this picture has \d+ bytes"):
             codec.encode(x, max_bytes=20)
+
+    def test_target_psnr(self, codec: Codec) -> None:
+        if codec.weights is None:
+            pytest.skip("random weights: the quality need not rise with the level")
+        x = picture(96, 96)
+
+        def psnr(**rate: float) -> float:
+            error = np.asarray(codec.decode(codec.encode(x, **rate)), float) - x
+            return float(10 * np.log10(255**2 / np.square(error).mean()))
+
+        target = (psnr(quality=2) + psnr(quality=5)) / 2
+        assert target <= psnr(target_psnr=target) < 1.01 * target
+        with pytest.raises(RateError, match="level 6 reaches"):
+            codec.encode(x, target_psnr=90)
 
     # -- decode right or refuse -------------------------------------------------------------------------
 
