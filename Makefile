@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/installed
 LINTERS   := $(VENV)/linters
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-packages bench lint clean
+.PHONY: help install demo test test-packages fuzz bench lint clean
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is one of"
@@ -30,6 +30,9 @@ test: $(INSTALLED) ## run the whole test suite
 test-packages: $(INSTALLED) ## build the wheels and try them in a clean environment, one plugin at a time
 	$(BIN)/python tests/check_packages.py $(ARGS)
 
+fuzz: $(VENV)/fuzz ## decode a million damaged files, then fuzz guided by coverage (ARGS="--containers N --seed N")
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 bench: $(INSTALLED) ## measure where the time of encoding and decoding goes
 	$(BIN)/zoo bench $(ARGS)
 
@@ -39,7 +42,7 @@ lint: $(LINTERS) ## check style and types
 	$(BIN)/mypy zoo_core $(wildcard plugins/*/zoo_*)
 
 clean: ## remove .venv and everything else that make has made
-	rm -rf $(VENV) build dist plugins/*/build plugins/*/dist demo
+	rm -rf $(VENV) build dist plugins/*/build plugins/*/dist demo fuzz-failures
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info plugins/*/*.egg-info
 	find zoo_core plugins tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -58,4 +61,9 @@ $(INSTALLED): pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
 
 $(LINTERS): $(INSTALLED)
 	$(PIP) install ruff mypy
+	@touch $@
+
+# Not every Python has a wheel of it; the run says so and does without.
+$(VENV)/fuzz: $(INSTALLED)
+	-$(PIP) install --only-binary :all: atheris
 	@touch $@

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +23,9 @@ import pytest
 import torch
 from huggingface_hub import constants, file_download
 
+from tests import golden_models
 from tests.hub_server import TOKEN, HubServer, hub_server  # noqa: F401  (a fixture)
-from zoo_core import cli, publish, registry, weights
+from zoo_core import cli, codec, publish, registry, weights
 from zoo_core.cli import exits
 from zoo_core.errors import (
     PluginError,
@@ -361,6 +363,21 @@ def test_two_processes_at_once_share_one_download(
     assert [path.read_bytes() for path in cached()] == [content]
 
 
+def test_a_killed_download_harms_nobody(hub: HubServer, tmp_path: Path, content: bytes) -> None:
+    spec = pinned(content, hub.add(REPO, {FILE: content}))
+    hub.delay = 5
+    killed = start_fetcher(spec, hub, tmp_path)
+    (tmp_path / "go").touch()
+    deadline = time.monotonic() + 60
+    while not hub.count("GET") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    assert hub.count("GET") == 1, "the process was not killed in the middle of its download"
+    hub.delay = 0
+    assert equal(weights.read_tensors(weights.locate(entry(spec))))
+
+
 # --- given by the user ------------------------------------------------------------------------------
 
 
@@ -450,6 +467,78 @@ def test_8_bit_floats_are_checked_too(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(weights._serialise({"a": tensor}, {}))
     with pytest.raises(WrongWeightsError, match="NaN"):
         read(tmp_path / "a")
+
+
+def safetensors_file(
+    path: Path, header: bytes | dict[str, Any], data: bytes = b"", length: int | None = None
+) -> Path:
+    """A file with any header, and with any length stated for it."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + data)
+    return path
+
+
+def tensor_header(dtype: str = "F32", shape: tuple[int, ...] = (1,), end: int = 4) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [0, end]}
+
+
+@pytest.mark.parametrize("length", [99_999_999, 2**31, 2**40, 2**63, 2**64 - 1])
+def test_a_header_of_gigabytes_is_refused_at_once(length: int, tmp_path: Path) -> None:
+    path = safetensors_file(tmp_path / "a", b"{" + b" " * 100, length=length)
+    tracemalloc.start()
+    try:
+        with pytest.raises(WrongWeightsError, match="no known format|invalid header length"):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": tensor_header(shape=(2**40,))},
+        {"a": tensor_header(shape=(2**32, 2**32))},
+        {"a": tensor_header(end=2**60)},
+        {"a": tensor_header(), "b": tensor_header()},
+        {"a": tensor_header(dtype="OBJECT")},
+        b"{" * 100_000,
+    ],
+    ids=["larger than the file", "overflow", "beyond the end", "overlap", "unknown type", "nested"],
+)
+def test_a_header_that_lies_is_refused(header: bytes | dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(WrongWeightsError, match="truncated or damaged.*get it again"):
+        read(safetensors_file(tmp_path / "a", header, b"abcd"))
+
+
+def test_4_bit_floats_are_refused_by_name(tmp_path: Path) -> None:
+    path = safetensors_file(tmp_path / "a", {"a": tensor_header("F4", (2,), 1)}, b"\xff")
+    with pytest.raises(WrongWeightsError, match="'a' has type float4.*convert it"):
+        read(path)
+
+
+def test_every_kind_of_misfit_is_refused_with_its_reason(tmp_path: Path) -> None:
+    """Shapes, types, missing and foreign tensors, and tables of the hyper-latent that are no distributions."""
+    model = golden_models.build("feds")
+    sound = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    [table] = [name for name in sound if name.endswith("frequencies")]
+    kernel = next(name for name, tensor in sound.items() if tensor.dim() == 4)
+    misfits = {
+        "size mismatch": {**sound, kernel: sound[kernel][:1]},
+        "Missing key": {name: tensor for name, tensor in sound.items() if name != kernel},
+        "Unexpected key": {**sound, "foreign": torch.ones(1)},
+        f"{kernel} is int32, not float32": {**sound, kernel: sound[kernel].int()},
+        f"{kernel} is complex64, not float32": {**sound, kernel: sound[kernel].to(torch.complex64)},
+        f"{table} is float32, not int32": {**sound, table: sound[table].float()},
+    }
+    for reason, tensors in misfits.items():
+        weights.write_tensors(tensors, tmp_path / "a")
+        with pytest.raises(WrongWeightsError, match=f"does not fit this model: .*{reason}"):
+            codec._fill(model, weights.locate(entry(), weights=tmp_path / "a"))
+    for value in (-1, 0, 2**30):
+        model.load_state_dict({**sound, table: torch.full_like(sound[table], value)})
+        with pytest.raises(WrongWeightsError, match="table of the hyper-latent"):
+            model.prepare().compress(torch.zeros(1, 3, 64, 64))
 
 
 def test_a_file_that_changes_between_check_and_reading_is_refused(tmp_path: Path) -> None:

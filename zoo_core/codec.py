@@ -107,6 +107,11 @@ def _network(name: str, preset: str, file: WeightsFile | None, device: torch.dev
 
 def _fill(model: CodecModel, file: WeightsFile) -> None:
     tensors = read_tensors(file)
+    own = model.state_dict()
+    for name, tensor in tensors.items():  # PyTorch would convert what is of another kind, and say nothing
+        if name in own and own[name].is_floating_point() != tensor.is_floating_point():
+            kind, wanted = (str(t.dtype).removeprefix("torch.") for t in (tensor, own[name]))
+            raise WrongWeightsError(f"'{file.path}' does not fit this model: {name} is {kind}, not {wanted}")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -220,8 +220,14 @@ def _check_finite(tensors: Mapping[str, torch.Tensor], path: str | Path) -> None
     for name, tensor in tensors.items():
         if not (tensor.is_floating_point() or tensor.is_complex()):
             continue
-        # 8-bit floats have no isfinite of their own.
-        if not torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all():
+        try:  # 8-bit floats have no isfinite of their own, smaller ones no arithmetic at all
+            finite = bool(torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all())
+        except NotImplementedError:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise WrongWeightsError(
+                f"{path}: tensor {name!r} has type {kind}: convert it to float16"
+            ) from None
+        if not finite:
             raise WrongWeightsError(f"{path}: tensor {name!r} holds NaN or infinity: train or get it again")
 
 
