@@ -9,7 +9,7 @@ PLUGINS   := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-packages bench lint clean
+.PHONY: help install demo test test-packages determinism bench lint clean
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is one of"
@@ -28,6 +28,9 @@ test: $(INSTALLED) ## run the whole test suite
 
 test-packages: $(INSTALLED) ## build the wheels and try them in a clean environment, one plugin at a time
 	$(BIN)/python tests/check_packages.py $(ARGS)
+
+determinism: $(INSTALLED) ## encode under each setting, decode under each other (ARGS="METHOD --pictures DIR")
+	$(BIN)/python tests/check_determinism.py $(ARGS)
 
 bench: $(INSTALLED) ## measure where the time of encoding and decoding goes
 	$(BIN)/zoo bench $(ARGS)
