@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/installed
 LINTERS   := $(VENV)/linters
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-packages fuzz bench lint clean
+.PHONY: help install demo test test-packages fuzz determinism bench lint clean
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is one of"
@@ -32,6 +32,9 @@ test-packages: $(INSTALLED) ## build the wheels and try them in a clean environm
 
 fuzz: $(VENV)/fuzz ## decode a million damaged files, then fuzz guided by coverage (ARGS="--containers N --seed N")
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+determinism: $(INSTALLED) ## encode under each setting, decode under each other (ARGS="METHOD --pictures DIR")
+	$(BIN)/python tests/check_determinism.py $(ARGS)
 
 bench: $(INSTALLED) ## measure where the time of encoding and decoding goes
 	$(BIN)/zoo bench $(ARGS)

@@ -30,8 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import zoo_core as zoo
-from zoo_core import container, registry
+from zoo_core import container, registry, weights
 from zoo_core.container import Section
 from zoo_core.training.export import export
 from zoo_core.training.initial import own_start
@@ -269,7 +268,7 @@ def _prepared(args: argparse.Namespace, folder: Path) -> Iterator[Path]:
 def _weights(model: str, pictures: list[Path], folder: Path) -> str | None:
     """None for the published weights; else a file with the method's own start, its entropy model disturbed."""
     entry = registry.find(model, "codec")
-    if zoo.load(model).weights is not None:
+    if weights.locate(entry, "base", None) is not None:
         return None
     torch.manual_seed(0)
     network = registry.build(entry, "base")

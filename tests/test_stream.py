@@ -130,7 +130,7 @@ def test_calibration_lists_close_choices_and_obeys_the_list():
     assert len(encoder.calibration()) == 4  # two positions, two sides
     # Another machine sees the same scales on the other side of the border.
     moved = scale.clone()
-    moved.view(-1)[[7, 77]] = torch.tensor([border * (1 + 2e-12), border * (1 - 2e-12)], dtype=torch.float64)
+    moved.view(-1)[[7, 77]] = torch.tensor([border * (1 + 8e-10), border * (1 - 8e-10)], dtype=torch.float64)
     decoder = Decoder(encoder.payload(), encoder.calibration())
     assert torch.equal(decoder.gaussian("y", None, mean, moved), known)
     decoder.finish()

@@ -47,7 +47,7 @@ HALF_WIDTHS = (1, 3, 7, 15, 31, 63, 127, 255)
 """Windows hold the symbols centre - h, ..., centre + h; with the escape they have a power of two of slots."""
 OUTSIDE = MASS >> 15
 """A window leaves at most this mass to the escape, unless it is the widest."""
-_CLOSE = 1e-6
+_CLOSE = 1e-5
 """More than any margin: a cheap first look."""
 _CELLS = 1 << 20
 """Frequencies that a decoder builds at once."""

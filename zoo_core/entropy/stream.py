@@ -3,8 +3,8 @@
 Payload (docs/format.md, "Symbols payload"): CRC-32 of all symbols, length of the escapes, escapes, rANS words.
 
 Networks run in float64 here. The choice of a table is the only thing that must agree between machines;
-the encoder lists every choice that lies within `MARGIN` of a border (the calibration section), and the
-decoder takes the listed side or refuses.
+the encoder lists every choice that lies close to a border (the calibration section), and the decoder takes
+the listed side. It refuses what is closer than `REFUSED` and not listed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ from zoo_core.errors import CorruptFileError, MismatchError, TruncatedFileError
 from zoo_core.layers.rate import Gain
 from zoo_core.timing import count, stage
 
-MARGIN = 1e-11
-"""Largest distance of a log-scale from a border at which the encoder lists its choice."""
+MARGIN = 1e-9
+"""Largest distance of a log-scale from a border at which the encoder lists its choice: what machines may differ by.
+
+docs/determinism.md has the differences that were seen. A wider one would cost bytes.
+"""
+MIXTURE_MARGIN = 1e-10
+"""The same for positions of a mixture's parameters, relative to 1 + their size."""
+REFUSED = 5e-12
+"""A decoder refuses what is this close to a border and not listed."""
 MAX_SYMBOL = 1 << 20
 """Symbols are clipped to this magnitude."""
 
@@ -114,7 +121,7 @@ class Encoder(_Checksummed):
     def _integers(self, parameters: MixtureParameters) -> IntegerMixture:
         """The mixture on its grid, with the roundings that were close listed."""
         position = grid_positions(parameters)
-        below, above, close = rounding(position, MARGIN)
+        below, above, close = rounding(position, MIXTURE_MARGIN)
         self._choices += [(self._decisions + i, int(above[i])) for i in close.tolist()]
         self._decisions += len(above)
         return IntegerMixture.of(parameters.families, (below + above).view_as(position))
@@ -194,7 +201,7 @@ class Decoder(_Checksummed):
     def gaussian(self, name, latent, mean, scale, gain=None):
         deviation = scale if gain is None else scale * gain.scale
         with stage("coder"):
-            index, near = table_index(deviation, MARGIN / 2)
+            index, near = table_index(deviation, REFUSED)
             self._calibrate(index, near)
             order, bounds = _groups(index)
             values = np.zeros(len(index), np.int32)
@@ -224,7 +231,7 @@ class Decoder(_Checksummed):
     def _integers(self, parameters: MixtureParameters) -> IntegerMixture:
         """The mixture on its grid, with the listed side of every rounding that was close."""
         position = grid_positions(parameters)
-        below, above, close = rounding(position, MARGIN / 2)
+        below, above, close = rounding(position, REFUSED)
         side = above.numpy()
         self._calibrate(side, close.numpy())
         if side.max(initial=0) > 1:  # a list made for the steps of another kind
