@@ -95,7 +95,8 @@ def outcomes(crew: Workers, jobs: Sequence[Job], memory: int) -> Iterator[tuple[
     is worked on alone.
     """
     todo, ready = deque(jobs), None
-    idle, running = list(range(crew.count)), {}
+    idle = list(range(crew.count))
+    running: dict[int, _Read] = {}
     while todo or ready or running:
         while idle and (ready or todo):
             if ready is None:

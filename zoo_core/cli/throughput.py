@@ -116,7 +116,9 @@ class WorkersWay:
         self._all(coded)
 
     def _all(self, files: Sequence[bytes]) -> list[bytes]:
-        waiting, idle, results, running = enumerate(files), list(range(self._crew.count)), {}, {}
+        waiting, idle = enumerate(files), list(range(self._crew.count))
+        results: dict[int, bytes] = {}
+        running: dict[int, int] = {}
         while len(results) < len(files):
             for worker, (number, data) in zip(list(idle), waiting, strict=False):
                 idle.remove(worker)

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zoo_core.cli import console, exits
 from zoo_core.errors import ZooError
@@ -200,7 +200,7 @@ class Processes(Workers):
             self._pipes[worker].send(task)
 
     def wait(self) -> tuple[int, Outcome]:
-        busy = {self._pipes[worker]: worker for worker in self._names}
+        busy: dict[Any, int] = {self._pipes[worker]: worker for worker in self._names}
         worker = busy[connection.wait(list(busy))[0]]
         return worker, self._receive(worker, self._names.pop(worker))
 

@@ -62,12 +62,12 @@ def draw(name: str) -> Load:
     symbol = np.rint(rng.laplace(0, scale / 2**0.5)).astype(np.int32)
     scale, symbol = scale[scale > SKIP_SCALE], symbol[scale > SKIP_SCALE]
     table, _ = table_index(torch.from_numpy(scale))
-    most = np.array([0, *(t.escape + t.first - 1 for t in gaussian_tables()[1:])], np.int32)[table]
+    most = np.array([0, *(t.escape + t.first - 1 for t in gaussian_tables().values())], np.int32)[table]
     return Load(name, scale, table.astype(np.int32), np.clip(symbol, -most, most))
 
 
 def _firsts() -> np.ndarray:
-    return np.array([0, *(t.first for t in gaussian_tables()[1:])], np.int32)
+    return np.array([0, *(t.first for t in gaussian_tables().values())], np.int32)
 
 
 class Coder:
@@ -124,7 +124,7 @@ class Grouped(Coder):
         """Model of each table, and where its symbols are."""
         order = np.argsort(self.load.table, kind="stable")
         bounds = np.searchsorted(self.load.table[order], np.arange(TABLES + 1))
-        for i, table in enumerate(gaussian_tables()):
+        for i, table in gaussian_tables().items():
             if bounds[i] < bounds[i + 1]:
                 yield table.model, order[bounds[i] : bounds[i + 1]]
 
@@ -220,7 +220,7 @@ class CompressAI(Coder):
         from compressai import ans
 
         self._encoder, self._decoder = ans.RansEncoder(), ans.RansDecoder()
-        rows = [np.array([TOTAL])] + [t.frequencies for t in gaussian_tables()[1:]]
+        rows = [np.array([TOTAL])] + [t.frequencies for t in gaussian_tables().values()]
         width = max(map(len, rows)) + 1
         cdfs = [np.concatenate([[0], np.cumsum(row)]).astype(int).tolist() for row in rows]
         self._sizes = [len(cdf) for cdf in cdfs]
@@ -295,8 +295,10 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def _result(coder: Coder, found: Sequence[tuple[float, float, int]]) -> CoderResult:
     encode, decode, sizes = zip(*found, strict=True)
     symbols, size = len(coder.load.table), sizes[0]
-    nanoseconds = [1e9 * statistics.median(seconds) / symbols for seconds in (encode, decode)]
-    return CoderResult(coder.load.name, coder.name, *nanoseconds, size, size - coder.load.ideal_bytes())
+    to_encode, to_decode = (1e9 * statistics.median(seconds) / symbols for seconds in (encode, decode))
+    return CoderResult(
+        coder.load.name, coder.name, to_encode, to_decode, size, size - coder.load.ideal_bytes()
+    )
 
 
 def coder_table(results: Sequence[CoderResult]) -> tuple[Row, list[Row]]:

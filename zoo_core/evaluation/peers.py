@@ -70,7 +70,8 @@ class PeerContender:
         from zoo_core import images
 
         pixels = images.read(self._picture, convert=True).pixels
-        height, width = self._size = pixels.shape[:2]
+        height, width = pixels.shape[:2]
+        self._size = height, width
         x = torch.tensor(pixels).permute(2, 0, 1)[None].float() / 255
         x = torch.nn.functional.pad(x, (0, -width % 64, 0, -height % 64), mode="replicate")
         self._coded = self._model.compress(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="3DM-WeConvene: Learned Image Compression with 3D Multi-Level Wavelet-Domain Convolution and "
@@ -47,6 +47,13 @@ PAPER_PRESET = {
 _TRANSFORM_KEYS = ("stem", "stages", "top", "latent")
 
 
+WEIGHTS = Weights(
+    file="3dm-weconvene-base.safetensors",
+    sha256="ea955d39e99d0cac3861aa638d141fe61a5a47713fa1993fc1fcaf208f7de0f4",
+    size=7_488_400,
+)
+
+
 @hookimpl
 def zoo_register() -> list[Entry]:
     presets = {"base": BASE, "paper": PAPER_PRESET}
@@ -61,6 +68,7 @@ def zoo_register() -> list[Entry]:
             kind="codec",
             factory="zoo_3dm_weconvene.model:build",
             presets=presets,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="wavelets along channels and over two levels in space; low frequencies coded first",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="S2LIC: Learned Image Compression with the SwinV2 Block, Adaptive Channel-wise and Global-inter "
@@ -66,6 +66,13 @@ TRANSFORM_KEYS = (
 )
 
 
+WEIGHTS = Weights(
+    file="s2lic-base.safetensors",
+    sha256="19995826e6ef4f1eb8327070e83ee7b409592fe8a94951467d50ef231f0c7281",
+    size=9_007_168,
+)
+
+
 @hookimpl
 def zoo_register() -> list[Entry]:
     presets = {"base": BASE, "paper": PAPER_PRESET}
@@ -82,6 +89,7 @@ def zoo_register() -> list[Entry]:
             kind="codec",
             factory="zoo_s2lic.model:build",
             presets=presets,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="SwinV2 transforms; slices in a checkerboard with channel-wise and global contexts",
         ),
