@@ -108,8 +108,8 @@ def _counting(model: CodecModel, side: int) -> Iterator[Costs]:
             handle.remove()
 
 
-def _products(module: Any, out: Tensor, x: Tensor) -> int:
-    """Of a layer in `_LAYERS` that has no method of that name."""
+def _products(module: Any, out: Tensor, x: Tensor, *_: Tensor) -> int:
+    """Of a layer in `_LAYERS` that has no method of that name, and may take more than x (offsets, masks)."""
     if isinstance(module, nn.ConvTranspose2d):  # every sample of the input meets all weights of its channel
         return x.numel() * (module.weight.numel() // module.weight.shape[0])
     weight = module.gamma if isinstance(module, GDN) else module.weight

@@ -345,7 +345,7 @@ def _trainable(method: str) -> CodecModel:
     with torch.no_grad():
         for name, p in model.entropy_model.named_parameters():
             if "h_a" in name and name.endswith("weight") and p.dim() == 4:
-                p.mul_(2)
+                p.mul_(4)
         for module in model.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.any():
                 nn.init.normal_(module.weight, std=0.02)

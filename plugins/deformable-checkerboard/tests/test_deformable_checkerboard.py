@@ -410,7 +410,7 @@ def test_magnitude_of_the_latent_is_charged() -> None:
 
 
 def test_offsets_learn_slowly() -> None:
-    sparse = Sparse()
+    sparse = Sparse(transform_rate=1.0)
     names = [name for name, _ in build(**SMALL).named_parameters()]
     slow = [name for name in names if sparse.learning_rate_factor(name) == pytest.approx(0.1)]
     assert slow and all(".offset." in name for name in slow)

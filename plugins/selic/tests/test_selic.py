@@ -32,7 +32,7 @@ from zoo_core.training.data import RandomCrops
 from zoo_core.training.initial import fill
 from zoo_core.training.loop import Trainer
 from zoo_core.training.loss import rate_distortion
-from zoo_core.training.objective import Objective
+from zoo_core.training.objective import TRANSFORM_RATE, Objective
 from zoo_core.training.recipe import Recipe
 from zoo_core.weights import write_tensors
 from zoo_selic import PRESETS, captioners, captions, controls, encoder
@@ -613,7 +613,10 @@ def test_which_objective(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog
     with caplog.at_level(logging.WARNING):
         assert type(objective(model)) is Objective
     assert "null text" in caplog.text
-    assert objective(model, captions="none").learning_rate_factor("transform.g_a.down16.weight") == 0.3
+    assert (
+        objective(model, captions="none").learning_rate_factor("transform.g_a.down16.weight")
+        == TRANSFORM_RATE
+    )
     assert objective(model, captions="none").learning_rate_factor("transform.fuse.last.weight") == 1.0
 
 
