@@ -28,7 +28,7 @@ from zoo_core.training.export import export
 from zoo_core.training.initial import initialise
 from zoo_core.training.loop import Trainer, read_log
 from zoo_core.training.loss import LevelBalance, lambda_of, rate_distortion
-from zoo_core.training.objective import Objective, Terms
+from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 from zoo_core.training.recipe import Recipe, RunConfig
 from zoo_core.training.validate import validate
 from zoo_core.weights import WeightsFile, digest, read_tensors
@@ -424,6 +424,49 @@ def test_start_that_does_not_fit(photos: list[Tensor], caplog: pytest.LogCapture
     initialise(plain, entry, photos, None)
     assert "starts from random weights" in caplog.text
     assert equal(before, plain.state_dict())
+
+
+class Foreign(Objective):
+    """A plugin's own, which does not take the rate of the transforms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("weconv", "init", "given", "expected"),
+    [
+        (True, None, {}, TRANSFORM_RATE),
+        (True, "none", {}, 1.0),
+        (False, None, {}, 1.0),  # its start does not fit, so the weights are random
+        (True, "none", {"transform_rate": 0.5}, 0.5),
+    ],
+)
+def test_random_weights_learn_at_the_full_rate(
+    folder: Path, tmp_path: Path, weconv: bool, init: str | None, given: dict[str, float], expected: float
+) -> None:
+    config = RunConfig(
+        "weconvene",
+        settings={**SETTINGS, "weconv": weconv},
+        init=init,
+        objective=given,
+        data=str(folder),
+        recipe=Recipe(steps=1, batch=1, crop=64),
+    )
+    trainer = session.begin(config, tmp_path / "run", "cpu", print)
+    assert trainer.objective.transform_rate == expected
+    trainer.save()
+    again = session.resume(RunConfig.read(tmp_path / "run", "weconvene"), tmp_path / "run", "cpu", print)
+    assert again.objective.transform_rate == expected
+
+
+def test_foreign_objectives_learn_at_the_full_rate_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo_weconvene.model.objective", lambda model: Foreign(), raising=False)
+    recipe = Recipe(steps=1, batch=1, crop=64)
+    config = RunConfig("weconvene", settings=SETTINGS, init="none", data=str(folder), recipe=recipe)
+    assert session.begin(config, tmp_path / "run", "cpu", print).objective.transform_rate == 1.0
 
 
 # --- the command ------------------------------------------------------------------------------------

@@ -29,10 +29,12 @@ from zoo_core.container import Section, inspect, read, write
 from zoo_core.entropy.coder import LIKELIHOOD_BOUND
 from zoo_core.entropy.stream import Encoder
 from zoo_core.errors import RateError, UsageError, WrongWeightsError, ZooError
-from zoo_core.model import CodecModel, bits, read_latents, write_latents
+from zoo_core.model import CodecModel, bits, psnr_from_mse, read_latents, write_latents
 from zoo_core.testing.narrow import NarrowFloats
 from zoo_core.testing.pictures import picture
 from zoo_core.testing.poison import Recorder
+from zoo_core.training.initial import own_start
+from zoo_core.training.loss import rate_distortion
 
 _SIZES = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 70)
 
@@ -276,6 +278,20 @@ class CodecConformance:
             if not name.endswith("quantiles") and (p.grad is None or not p.grad.abs().any())
         ]
         assert not silent
+
+    def test_start_codes_what_it_sees(self) -> None:
+        """Where training has a start of the method's own: symbols carry the picture at a sensible rate."""
+        entry = registry.find(self.method, "codec")
+        model = registry.build(entry, "base").eval()
+        photo = torch.from_numpy(picture(128, 128)).permute(2, 0, 1)
+        try:
+            own_start(entry)(model, [photo])
+        except UsageError as reason:
+            pytest.skip(str(reason))
+        x, level = photo[None].float() / 255, torch.tensor([4.0])
+        with torch.inference_mode():
+            _, bpp, mse = rate_distortion(x, model(x, level), level)
+        assert psnr_from_mse(float(mse)) > 25 and float(bpp) < 4
 
     # -- determinism ------------------------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ _PHOTOS = 64
 log = logging.getLogger(__name__)
 
 
-def initialise(model: CodecModel, entry: Entry, photos: Sequence[Tensor], init: str | None) -> None:
-    """Set the weights of a new model, which lies on the CPU.
+def initialise(model: CodecModel, entry: Entry, photos: Sequence[Tensor], init: str | None) -> bool:
+    """Set the weights of a new model, which lies on the CPU; false if they are left random.
 
     Args:
         photos: uint8 (3, H, W) each, for starts that adapt to the data.
@@ -36,16 +36,18 @@ def initialise(model: CodecModel, entry: Entry, photos: Sequence[Tensor], init: 
         WeightsError: the file cannot be read, or does not fit the model.
     """
     if init == "none":
-        return
+        return False
     if init not in (None, "block"):
         fill(model, Path(init))
-        return
+        return True
     try:
         own_start(entry)(model, photos[:: max(1, len(photos) // _PHOTOS)])
     except UsageError as reason:
         if init == "block":
             raise
         log.warning("training starts from random weights: %s", reason)
+        return False
+    return True
 
 
 def own_start(entry: Entry) -> Callable[[CodecModel, Sequence[Tensor]], None]:

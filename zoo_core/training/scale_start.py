@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.entropy.autoregressive import ChannelAutoregression
 from zoo_core.entropy.subbands import SubbandEntropy
 from zoo_core.model import CodecModel
 from zoo_core.training.block_start import QUIET
-from zoo_core.training.validate import cropped
 
 _SIDE = 512
 """Statistics come from the middle of each photo, at most so many pixels wide and high."""
@@ -54,8 +54,7 @@ def start_subbands(model: CodecModel, photos: Sequence[Tensor]) -> None:
     """
     entropy = model.entropy_model
     assert isinstance(entropy, SubbandEntropy)
-    powers = [_powers(model, photo) for photo in photos if min(photo.shape[1:]) >= model.downscale]
-    deviation = torch.stack(powers).mean(0).sqrt()
+    deviation = torch.stack([_powers(model, photo) for photo in photos]).mean(0).sqrt()
     groups = [group for group in (entropy.low, entropy.high) if group is not None]
     for group, part in zip(groups, deviation.split([c for c in entropy.channels if c]), strict=True):
         start_slices(group, part)
@@ -65,6 +64,7 @@ def _powers(model: CodecModel, photo: Tensor) -> Tensor:
     """Mean squares of each subband channel of a photo, (C,)."""
     _, height, width = photo.shape
     top, left = max(0, height - _SIDE) // 2, max(0, width - _SIDE) // 2
-    x = cropped(photo[:, top : top + _SIDE, left : left + _SIDE], model.downscale)
-    parts = model.entropy_model.split(model.transform.analysis(x[None].float() / 255))
+    x = photo[None, :, top : top + _SIDE, left : left + _SIDE].float() / 255
+    x = F.pad(x, (0, -x.shape[3] % model.downscale, 0, -x.shape[2] % model.downscale), mode="replicate")
+    parts = model.entropy_model.split(model.transform.analysis(x))
     return torch.cat([part.square().mean((0, 2, 3)) for part in parts if part is not None])

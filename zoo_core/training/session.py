@@ -32,7 +32,8 @@ def begin(config: RunConfig, folder: Path, device: str, report: Callable[[dict],
     place = checked_device(device)
     photos = load_photos(_data(config))
     model = _seeded(config)
-    initialise(model, registry.find(config.method, "codec"), photos, config.init)
+    if not initialise(model, registry.find(config.method, "codec"), photos, config.init):
+        config = replace(config, init="none")
     config = replace(config, recipe=replace(config.recipe, bf16=bf16_pays(place)))
     folder.mkdir(parents=True, exist_ok=True)
     config.write(folder)
@@ -99,7 +100,7 @@ def _trainer(
 ) -> Trainer:
     recipe = config.recipe
     crops = RandomCrops(near(photos, device), recipe.crop, recipe.jitter, recipe.seed)
-    fresh = {"transform_rate": 1.0} if config.init == "none" else {}  # random weights have nothing to keep
-    settings = {**fresh, **config.objective}
-    objective = build_objective(registry.find(config.method, "codec"), model, settings)
+    objective = build_objective(registry.find(config.method, "codec"), model, config.objective)
+    if config.init == "none" and "transform_rate" not in config.objective:
+        objective.transform_rate = 1.0  # random weights have nothing to keep
     return Trainer(model, crops, recipe, folder, report, device, objective)

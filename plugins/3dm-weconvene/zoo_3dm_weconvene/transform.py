@@ -81,7 +81,7 @@ class Core3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # A low band is the sum of its inputs, up to eight times as large: bfloat16 would lose the details under it.
         with full_precision(x):
-            return self._core(x.float() if x.dtype == torch.bfloat16 else x)
+            return self._core(x.to(next(self.parameters()).dtype))
 
     def _core(self, x: Tensor) -> Tensor:
         if len(self.halves) == 1:
