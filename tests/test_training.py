@@ -115,6 +115,31 @@ def test_learning_rate(photos: list[Tensor], tmp_path: Path) -> None:
     assert rates[100] == pytest.approx(0, abs=1e-12)
 
 
+def test_a_run_by_the_clock(photos: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rate and objective follow the time spent training, a pause between two sittings left out."""
+    clock = [0.0]
+    monkeypatch.setattr("zoo_core.training.loop.time.monotonic", lambda: clock[0])
+    seen: list[tuple[float, float]] = []
+
+    def step(self: Trainer) -> tuple[Tensor, ...]:
+        seen.append((self.progress, self.learning_rate()))
+        self.step += 1
+        clock[0] += 15.0
+        return torch.ones(1), *(torch.zeros(1) for _ in range(3))
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    recipe = Recipe(steps=3, minutes=2, batch=1, crop=64, warmup=0, learning_rate=1e-3, bf16=False)
+    run = trainer(photos, tmp_path, recipe)
+    run.run(progress=lambda step, rate: run.stop() if step == 4 else None)
+    assert run.progress == 0.5 and not run.done
+    clock[0] += 1000
+    again = trainer(photos, tmp_path, recipe)
+    assert again.resume()
+    again.run()
+    assert again.done and [progress for progress, _ in seen] == [n / 8 for n in range(8)]
+    assert [seen[n][1] for n in (0, 4)] == [pytest.approx(1e-3), pytest.approx(5e-4)]
+
+
 def test_a_run_of_nothing_but_warm_up(photos: list[Tensor], tmp_path: Path) -> None:
     run = trainer(photos, tmp_path, Recipe(steps=1, batch=1, crop=64, warmup=1, bf16=False))
     run.run()
@@ -521,6 +546,16 @@ def test_interrupted_command(
     assert json.loads((parts / "summary.json").read_text())["step"] == 2
     assert zoo_train("--out", parts, "--resume", "--threads", 1) == exits.OK
     assert digest(parts / "weights.safetensors") == summary["weights"]["sha256"]
+
+
+def test_command_by_the_clock(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [str(word) for word in options(folder, tmp_path)]
+    place = words.index("--steps")
+    assert zoo_train(*words[:place], "--minutes", 0.01, *words[place + 2 :]) == exits.OK
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["step"] == summary["steps"] >= 1
+    for wrong in ("0", "-1", "nan", "inf", "soon"):
+        assert zoo_train("--data", folder, "--out", tmp_path / "other", "--minutes", wrong) == exits.UNUSABLE
 
 
 def test_killed_before_the_first_checkpoint(folder: Path, tmp_path: Path, float32: None) -> None:

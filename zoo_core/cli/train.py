@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import shutil
 import signal
 import sys
@@ -59,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="block: the method's own start; none: random weights; or a safetensors file (default: block, "
         "if the method has it)",
     )
-    add("--steps", type=options.positive, metavar="N", help=f"length (default: {recipe.steps})")
+    length = parser.add_mutually_exclusive_group().add_argument
+    length("--steps", type=options.positive, metavar="N", help=f"length (default: {recipe.steps})")
+    length("--minutes", type=_minutes, metavar="X", help="length by the clock, the schedule included")
     add("--batch", type=options.positive, metavar="N", help=f"crops a step (default: {recipe.batch})")
     add("--crop", type=options.positive, metavar="N", help=f"side of a crop (default: {recipe.crop})")
     add(
@@ -94,6 +97,13 @@ def _above_zero(text: str) -> float:
         if 0 < float(text) < 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1")
+
+
+def _minutes(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
 
 
 def _level(text: str) -> float:
@@ -167,9 +177,9 @@ def _refuse_changes(config: RunConfig, asked: dict[str, Any], folder: Path) -> N
 
 def _train(trainer: Trainer) -> None:
     """Run to the end; raises KeyboardInterrupt if it was told to stop, after saving."""
-    with _stopping_at_signals(trainer), _progress(trainer.recipe) as show:
+    with _stopping_at_signals(trainer), _progress(trainer) as show:
         trainer.run(progress=show)
-    if trainer.step < trainer.recipe.steps:
+    if not trainer.done:
         log.info("saved at step %d: go on with --resume", trainer.step)
         raise KeyboardInterrupt
 
@@ -197,14 +207,19 @@ def _stopping_at_signals(trainer: Trainer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(recipe: Recipe) -> Iterator[Callable[[int, float], None]]:
+def _progress(trainer: Trainer) -> Iterator[Callable[[int, float], None]]:
     """A function that shows the step on a terminal, as one line that overwrites itself."""
+    recipe = trainer.recipe
     shown = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
 
     def show(step: int, rate: float) -> None:
         if shown:
-            left = (recipe.steps - step) * recipe.batch / max(rate, 1e-9)
-            line = f"step {step}/{recipe.steps}, {rate:.1f} crops/s, {_duration(left)} left"
+            if recipe.minutes is None:
+                left = (recipe.steps - step) * recipe.batch / max(rate, 1e-9)
+                last = f"/{recipe.steps}"
+            else:
+                left, last = 60 * recipe.minutes - trainer.seconds, ""
+            line = f"step {step}{last}, {rate:.1f} crops/s, {_duration(left)} left"
             print(_ERASE_LINE + line[: shutil.get_terminal_size().columns - 1], end="", file=sys.stderr)
             sys.stderr.flush()
 

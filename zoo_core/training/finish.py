@@ -50,7 +50,7 @@ def finish(
         "preset": config.preset,
         "settings": dict(config.settings),
         "step": step,
-        "steps": config.recipe.steps,
+        "steps": config.recipe.steps if config.recipe.minutes is None else step,
         "parameters": parameter_count(model),
         "weights": {"file": path.name, "sha256": file.sha256, "size": path.stat().st_size},
     }

@@ -66,6 +66,7 @@ class Trainer:
         self.average = [p.detach().clone() for p in model.parameters()]
         self.balance = LevelBalance(LEVELS)
         self.step = 0
+        self.seconds = 0.0
         self.random = torch.Generator().manual_seed(recipe.seed)
         self._stopping = False
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ class Trainer:
         report_every: int = 100,
         progress: Callable[[int, float], None] = lambda step, rate: None,
     ) -> None:
-        """Train to the last step or until `stop`, and save.
+        """Train to the end of the recipe or until `stop`, and save.
 
         Args:
             save_every: seconds between checkpoints.
@@ -84,12 +85,13 @@ class Trainer:
             progress: called after each step with its number and the crops per second so far.
         """
         saved = began = time.monotonic()
-        first, sums = self.step, _Sums()
-        while self.step < self.recipe.steps and not self._stopping:
+        first, before, sums = self.step, self.seconds, _Sums()
+        while not self.done and not self._stopping:
             sums.add(*self.train_step())
-            rate = (self.step - first) * self.recipe.batch / (time.monotonic() - began)
+            self.seconds = before + time.monotonic() - began
+            rate = (self.step - first) * self.recipe.batch / (self.seconds - before)
             progress(self.step, rate)
-            if self.step % report_every == 0 or self.step == self.recipe.steps:
+            if self.step % report_every == 0 or self.done:
                 self._log(sums, rate)
                 sums = _Sums()
             if time.monotonic() - saved > save_every:
@@ -101,11 +103,22 @@ class Trainer:
         """Let `run` finish its step, save and return. Safe to call from a signal handler."""
         self._stopping = True
 
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 0 to 1: of its steps, or of its minutes."""
+        if self.recipe.minutes is None:
+            return self.step / self.recipe.steps
+        return min(1.0, self.seconds / (60 * self.recipe.minutes))
+
+    @property
+    def done(self) -> bool:
+        return self.progress >= 1
+
     def train_step(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One optimiser step; returns level, loss, bpp and mse of each sample."""
         for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"] = self.learning_rate() * factor
-        if self.objective.begin(self.model, self.step / self.recipe.steps):
+        if self.objective.begin(self.model, self.progress):
             self.optimizer.state.clear()
         x = self.crops.batch(self.recipe.batch).to(self.device)
         level = self._levels().to(self.device)
@@ -127,7 +140,9 @@ class Trainer:
         r = self.recipe
         if self.step < r.warmup:
             return r.learning_rate * (self.step + 1) / r.warmup
-        done = (self.step - r.warmup) / max(1, r.steps - r.warmup)
+        # By the clock, the warm-up is a sliver of the run, and the cosine begins with it.
+        before = r.warmup / r.steps if r.minutes is None else 0.0
+        done = (self.progress - before) / (1 - before) if before < 1 else 0.0
         return 0.5 * r.learning_rate * (1 + math.cos(math.pi * done))
 
     def _levels(self) -> Tensor:
@@ -162,6 +177,7 @@ class Trainer:
             "auxiliary": self.auxiliary.state_dict(),
             "balance": self.balance.mean,
             "step": self.step,
+            "seconds": self.seconds,
             "levels": self.random.get_state(),
             "crops": self.crops.random.bit_generator.state,
             "torch": torch.get_rng_state(),
@@ -182,6 +198,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.auxiliary.load_state_dict(state["auxiliary"])
         self.balance.mean, self.step = state["balance"], state["step"]
+        self.seconds = state.get("seconds", 0.0)
         self.random.set_state(state["levels"])
         self.crops.random.bit_generator.state = state["crops"]
         torch.set_rng_state(state["torch"])

@@ -26,8 +26,10 @@ class Recipe:
     """What one run does; with the model and the photos, everything that changes its result.
 
     Attributes:
-        steps: optimiser steps. batch, crop: crops a step and their side in pixels. Smaller crops teach the
-            model borders: in whole pictures it then meets surroundings that it never saw.
+        steps: optimiser steps.
+        minutes: length by the clock instead, for a machine that is rented: the schedule follows the time spent.
+        batch, crop: crops a step and their side in pixels. Smaller crops teach the model borders: in whole
+            pictures it then meets surroundings that it never saw.
         learning_rate: at the top of the schedule (cosine to 0 after `warmup` steps).
         clip: largest gradient norm. ema: decay of the averaged weights.
         jitter: smallest factor by which the source of a crop is reduced.
@@ -36,6 +38,7 @@ class Recipe:
     """
 
     steps: int = 20_000
+    minutes: float | None = None
     batch: int = 8
     crop: int = 256
     learning_rate: float = 5e-4
