@@ -63,7 +63,7 @@ PRESETS = {
 
 WEIGHTS = Weights(
     file="dual-branch-base.safetensors",
-    sha256="d6e43aeb4d08a5748db40c65973fea32d9b4cfdfb04e28b85a4fa774ebddffa8",
+    sha256="0781461552250483a0f55de67a4f49c39a8c65fd21d1eaa262544aedd8bd101c",
     size=6_760_784,
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="FEDS: Feature and Entropy-Based Distillation Strategy for Efficient Learned Image Compression",
@@ -66,6 +66,12 @@ PRESETS = {
     "paper-teacher": PAPER_TEACHER,
 }
 
+WEIGHTS = Weights(
+    file="feds-base.safetensors",
+    sha256="bc0eb0fd7baf9e85b8959f16116d6ad62628ac4985287594c7219cd547695dd4",
+    size=12_795_008,
+)
+
 TRANSFORM_KEYS = ("widths", "blocks", "latent", "swin", "extra_rb", "wide_latent")
 _SHARED_KEYS = ("latent", "extra_rb", "wide_latent")
 
@@ -78,6 +84,7 @@ def zoo_register() -> list[Entry]:
             kind="codec",
             factory="zoo_feds.model:build",
             presets=PRESETS,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="a small codec that learns from a larger one: features, then informative channels",
         ),

@@ -68,7 +68,7 @@ TRANSFORM_KEYS = (
 
 WEIGHTS = Weights(
     file="s2lic-base.safetensors",
-    sha256="19995826e6ef4f1eb8327070e83ee7b409592fe8a94951467d50ef231f0c7281",
+    sha256="eaa1b3365c7068632ec26128d8111c8c866b514c0474820fa9c464d99405f019",
     size=9_007_168,
 )
 

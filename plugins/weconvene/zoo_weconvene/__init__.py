@@ -45,7 +45,7 @@ PAPER_PRESET = {
 
 WEIGHTS = Weights(
     file="weconvene-base.safetensors",
-    sha256="43597c4a0c607b1e32cf778be28c3e9bd0252281a526f676ffb4a8da03b50dd1",
+    sha256="1b8dc4c51a6b0d8d1b2b601aea9cc272d612c4a44ef22415960e8384f71cfce2",
     size=9_765_392,
 )
 
