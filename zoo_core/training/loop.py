@@ -248,18 +248,24 @@ def read_log(path: Path) -> list[dict]:
 
 
 class _Sums:
-    """Running sums of loss, rate and distortion per level between two reports."""
+    """Means of loss, rate and distortion per level between two reports.
+
+    The figures stay on the device until they are asked for: a GPU need not stop for them at each step.
+    """
 
     def __init__(self) -> None:
-        self.total = torch.zeros(LEVELS, 4, dtype=torch.float64)
+        self.rows: list[Tensor] = []  # (B, 4) of each step
 
     def add(self, level: Tensor, loss: Tensor, bpp: Tensor, mse: Tensor) -> None:
-        rows = torch.stack((torch.ones_like(loss), loss, bpp, mse), 1).double().cpu()
-        self.total.index_add_(0, level.round().long().cpu() - 1, rows)
+        self.rows.append(torch.stack((level, loss, bpp, mse), 1))
 
     def means(self) -> dict[str, dict[str, float]]:
+        rows = torch.cat(self.rows).cpu().double()
+        total = torch.zeros(LEVELS, 4, dtype=torch.float64)
+        counted = torch.cat((torch.ones(len(rows), 1, dtype=torch.float64), rows[:, 1:]), 1)
+        total.index_add_(0, rows[:, 0].round().long() - 1, counted)
         result = {}
-        for i, (count, loss, bpp, mse) in enumerate(self.total.tolist()):
+        for i, (count, loss, bpp, mse) in enumerate(total.tolist()):
             if count:
                 result[f"q{i + 1}"] = {
                     "loss": round(loss / count, 5),
