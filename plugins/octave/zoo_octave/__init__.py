@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="Learned Image Compression with Generalized Octave Convolution and Cross-Resolution "
@@ -45,6 +45,12 @@ def _paper(width: int) -> dict[str, object]:
 PAPER_PRESET = _paper(448)
 PAPER_256 = _paper(256)
 
+WEIGHTS = Weights(
+    file="octave-base.safetensors",
+    sha256="37ff62cf4a2b464cd83906730ad8a8f96dae7b8413e262812b80f1137b40d58e",
+    size=16_132_036,
+)
+
 _SHARED_KEYS = ("latent", "cross_kernel", "transposed_act")
 _TRANSFORM_KEYS = ("widths", *_SHARED_KEYS)
 
@@ -58,6 +64,7 @@ def zoo_register() -> list[Entry]:
             kind="codec",
             factory="zoo_octave.model:build",
             presets=presets,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="two resolutions in every layer; low ones help to estimate high ones, two hyper layers",
         ),

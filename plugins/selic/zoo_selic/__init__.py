@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="SELIC: Semantic-Enhanced Learned Image Compression via High-Level Textual Guidance",
@@ -49,6 +49,12 @@ PRESETS = {"base": BASE, "paper": PAPER_PRESET}
 
 CONDITIONS = ("caption", "captioner", "strict_text", "text_mode", "info")
 
+WEIGHTS = Weights(
+    file="selic-base.safetensors",
+    sha256="140eb2162d82701b43dc894e7101a855026d15cf3114b6939b22714ef8b5c669",
+    size=13_464_136,
+)
+
 _TEXT_KEYS = ("embedding", "text_hidden", "text_channels", "fusion_hidden")
 _TRANSFORM_KEYS = ("widths", "blocks", "latent", *_TEXT_KEYS)
 
@@ -61,6 +67,7 @@ def zoo_register() -> list[Entry]:
             kind="codec",
             factory="zoo_selic.model:build",
             presets=PRESETS,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="a caption, fused with the latent, helps the encoder; files and decoder know no text",
             conditions=CONDITIONS,
