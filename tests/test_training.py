@@ -140,6 +140,19 @@ def test_a_run_by_the_clock(photos: list[Tensor], tmp_path: Path, monkeypatch: p
     assert [seen[n][1] for n in (0, 4)] == [pytest.approx(1e-3), pytest.approx(5e-4)]
 
 
+def test_warm_up_by_the_clock(photos: list[Tensor], tmp_path: Path) -> None:
+    """However few steps fit into the time, the rate rises without a jump and ends at zero."""
+    recipe = Recipe(minutes=1, warmup=200, learning_rate=1e-3)
+    run = trainer(photos, tmp_path, recipe)
+    rates = []
+    for run.step in range(61):
+        run.seconds = float(run.step)
+        rates.append(run.learning_rate())
+    assert rates[0] == pytest.approx(5e-6) and rates[60] == pytest.approx(0, abs=1e-12)
+    assert max(rates) == rates[6] and rates[6] > 9.5e-4  # a tenth of the time
+    assert rates[:7] == sorted(rates[:7]) and rates[6:] == sorted(rates[6:], reverse=True)
+
+
 def test_a_run_of_nothing_but_warm_up(photos: list[Tensor], tmp_path: Path) -> None:
     run = trainer(photos, tmp_path, Recipe(steps=1, batch=1, crop=64, warmup=1, bf16=False))
     run.run()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import zoo_core as zoo
@@ -61,9 +62,15 @@ _LEAST_INSTRUCTIONS = {
 
 
 class CodecConformance:
-    """Tests that every codec of the zoo passes. Subclasses set `method`."""
+    """Tests that every codec of the zoo passes. Subclasses set `method`.
+
+    Attributes:
+        enlarged: factor by which the drawn picture of the test of rates is enlarged, hence smoothed, for weights
+            that meet more than a few symbols in it that are rarer than the estimate can tell.
+    """
 
     method: str
+    enlarged: int = 1
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -119,7 +126,9 @@ class CodecConformance:
 
     @pytest.mark.parametrize("level", [1.0, 3.0, 6.0])
     def test_estimated_and_real_bytes_agree(self, codec: Codec, level: float) -> None:
-        x = picture(4 * codec.stride, 4 * codec.stride)
+        x = picture(4 * codec.stride // self.enlarged, 4 * codec.stride // self.enlarged)
+        size = (x.shape[1] * self.enlarged, x.shape[0] * self.enlarged)
+        x = np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BICUBIC))
         tensor = torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             out = codec.model(tensor, torch.tensor([level]))
@@ -129,10 +138,8 @@ class CodecConformance:
         estimate = float(bits(out["likelihoods"])) / 8
         _, sections = read(codec.encode(x, quality=level))
         coded = len(sections[Section.SYMBOLS]) - _PAYLOAD_FRAME
-        # Random weights predict badly: what they call nearly certain is skipped, or escapes. Trained ones may find
-        # symbols of a drawn picture so rare that the estimate stops at its bound, while a file lets them escape.
-        stopped = sum(int((p <= LIKELIHOOD_BOUND).sum()) for p in out["likelihoods"].values())
-        share, rest = (0.01, _CODER_STATE + stopped) if codec.weights else (0.03, 32)
+        # Random weights predict badly: what they call nearly certain is skipped, or escapes.
+        share, rest = (0.01, _CODER_STATE) if codec.weights else (0.03, 32)
         assert coded == pytest.approx(estimate, rel=0, abs=share * estimate + rest)
 
     def test_modes_are_kept(self, codec: Codec) -> None:

@@ -26,6 +26,8 @@ from zoo_core.training.recipe import Recipe
 
 LEVELS = len(LAMBDAS)
 LOG_FILE = "log.jsonl"
+CLOCK_WARMUP = 0.1
+"""Largest share of a run by the clock that warms up; a slow machine makes few steps in it."""
 
 
 class Trainer:
@@ -136,14 +138,16 @@ class Trainer:
         return level, loss.detach(), bpp.detach(), mse.detach()
 
     def learning_rate(self) -> float:
-        """Rate of the next step: linear warm-up, then a cosine to zero."""
+        """Rate of the next step: linear warm-up, and a cosine to zero."""
         r = self.recipe
+        if (
+            r.minutes is not None
+        ):  # how many steps will come is not known: at most a tenth of the time warms up
+            warm = min(1.0, max((self.step + 1) / max(1, r.warmup), self.progress / CLOCK_WARMUP))
+            return warm * _cosine(r.learning_rate, self.progress)
         if self.step < r.warmup:
             return r.learning_rate * (self.step + 1) / r.warmup
-        # By the clock, the warm-up is a sliver of the run, and the cosine begins with it.
-        before = r.warmup / r.steps if r.minutes is None else 0.0
-        done = (self.progress - before) / (1 - before) if before < 1 else 0.0
-        return 0.5 * r.learning_rate * (1 + math.cos(math.pi * done))
+        return _cosine(r.learning_rate, (self.step - r.warmup) / max(1, r.steps - r.warmup))
 
     def _levels(self) -> Tensor:
         """Levels of a batch: every level about equally often, in random order."""
@@ -223,6 +227,11 @@ class Trainer:
         with (self.folder / LOG_FILE).open("a") as log:
             log.write(json.dumps(record) + "\n")
         self.report(record)
+
+
+def _cosine(top: float, done: float) -> float:
+    """From `top` at 0 to zero at 1."""
+    return 0.5 * top * (1 + math.cos(math.pi * done))
 
 
 def _parameter_groups(model: CodecModel, objective: Objective) -> dict[float, list[nn.Parameter]]:
