@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from zoo_core.constants import BYTES_PER_PIXEL
+from zoo_core.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,16 @@ class Transform(nn.Module, ABC):
     @abstractmethod
     def latent_shapes(self, height: int, width: int) -> tuple[Shape, ...]:
         """Shapes of the latents of a padded picture."""
+
+    def chain(self) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+        """Layers of the analysis and of the synthesis, where nothing but one layer after the other is done.
+
+        With it a method can imitate another one (`zoo train --like`), and be imitated.
+
+        Raises:
+            UsageError: the transform has another structure.
+        """
+        raise UsageError(f"{type(self).__name__} is no chain of layers: it cannot imitate or be imitated")
 
 
 class EntropyModel(nn.Module, ABC):

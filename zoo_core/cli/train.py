@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="block: the method's own start; none: random weights; or a safetensors file (default: block, "
         "if the method has it)",
     )
+    add("--like", metavar="METHOD", help="imitate a trained method: a start for a run with --init")
     length = parser.add_mutually_exclusive_group().add_argument
     length("--steps", type=options.positive, metavar="N", help=f"length (default: {recipe.steps})")
     length("--minutes", type=_minutes, metavar="X", help="length by the clock, the schedule included")
@@ -142,6 +143,7 @@ def _config(args: argparse.Namespace) -> RunConfig:
     asked: dict[str, Any] = {
         "preset": args.preset,
         "init": args.init,
+        "like": args.like,
         "settings": args.settings and dict(args.settings),
         "objective": args.objective and dict(args.objective),
     }

@@ -12,7 +12,7 @@ in the analysis.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -106,6 +106,9 @@ class ResidualTransform16(Transform):
 
     def latent_shapes(self, height: int, width: int) -> tuple[Shape, ...]:
         return ((self.latent, height // 16, width // 16),)
+
+    def chain(self) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+        return tuple(self.g_a), tuple(self.g_s)
 
 
 def _stage(block: nn.Module, channels: int, count: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ y -> RBU(1) -> RBs -> up -> RBs -> up -> RBs -> subpel -> x_hat (3, H, W)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -125,3 +125,6 @@ class ResidualTransform(Transform):
 
     def latent_shapes(self, height: int, width: int) -> tuple[Shape, ...]:
         return ((self.latent, height // 8, width // 8),)
+
+    def chain(self) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+        return tuple(self.g_a), tuple(self.g_s)

@@ -114,3 +114,6 @@ class SwinTransform(Transform):
 
     def latent_shapes(self, height: int, width: int) -> tuple[Shape, ...]:
         return ((self.latent, height // 16, width // 16),)
+
+    def chain(self) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+        return (self.enhance_a, *self.g_a), (*self.g_s, self.enhance_s)

@@ -60,6 +60,7 @@ class RunConfig:
         settings: arguments of the factory that differ from the preset's.
         init: "block" for the method's own start, "none" for random weights, or a safetensors file; None
             for the method's own start where it has one.
+        like: trained method that the model imitates, in the place of the method's own objective.
         objective: settings of the method's own objective.
         data: folder of the photos.
     """
@@ -68,6 +69,7 @@ class RunConfig:
     preset: str = "base"
     settings: Mapping[str, Any] = field(default_factory=dict)
     init: str | None = None
+    like: str | None = None
     objective: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
     recipe: Recipe = field(default_factory=Recipe)

@@ -16,9 +16,10 @@ from zoo_core.layers.rate import RateGains
 from zoo_core.model import CodecModel
 from zoo_core.training import checkpoint
 from zoo_core.training.data import RandomCrops, load_photos, near
+from zoo_core.training.imitation import Imitation, teacher_of
 from zoo_core.training.initial import initialise
 from zoo_core.training.loop import Trainer
-from zoo_core.training.objective import build_objective
+from zoo_core.training.objective import Objective, build_objective
 from zoo_core.training.recipe import RunConfig
 
 
@@ -90,6 +91,14 @@ def _seeded(config: RunConfig) -> CodecModel:
     return model
 
 
+def _objective(config: RunConfig, model: CodecModel) -> Objective:
+    if config.like is None:
+        return build_objective(registry.find(config.method, "codec"), model, config.objective)
+    if config.objective:
+        raise UsageError("a run that imitates has an objective of its own: leave --objective or --like out")
+    return Imitation(model, teacher_of(config.like))
+
+
 def _trainer(
     config: RunConfig,
     model: CodecModel,
@@ -100,7 +109,7 @@ def _trainer(
 ) -> Trainer:
     recipe = config.recipe
     crops = RandomCrops(near(photos, device), recipe.crop, recipe.jitter, recipe.seed)
-    objective = build_objective(registry.find(config.method, "codec"), model, config.objective)
-    if config.init == "none" and "transform_rate" not in config.objective:
+    objective = _objective(config, model)
+    if config.init == "none" and config.like is None and "transform_rate" not in config.objective:
         objective.transform_rate = 1.0  # random weights have nothing to keep
     return Trainer(model, crops, recipe, folder, report, device, objective)

@@ -10,7 +10,7 @@ by flags, since distillation trains a small synthesis from a large one: both use
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -242,3 +242,6 @@ class DeformableTransform(Transform):
 
     def latent_shapes(self, height: int, width: int) -> tuple[Shape, ...]:
         return ((self.latent, height // 16, width // 16),)
+
+    def chain(self) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+        return tuple(self.g_a), tuple(self.g_s)
