@@ -15,7 +15,7 @@ PAPER = Paper(
 )
 
 BASE = {
-    "latent": 256,
+    "latent": 240,
     "widths": (40, 64, 112),
     "concatenated": False,
     "refine": (False, True, True),

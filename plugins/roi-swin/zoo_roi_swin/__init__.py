@@ -12,15 +12,15 @@ PAPER = Paper(
 )
 
 BASE = {
-    "widths": (24, 64, 128),
+    "widths": (32, 64, 128),
     "latent": 320,
     "hyper_latent": 64,
-    "depths": (2, 2, 4),
+    "depths": (1, 2, 2),
     "heads": (1, 2, 4),
     "hyper_heads": 4,
     "mlp_ratio": 2,
     "condition": 16,
-    "hidden": 16,
+    "hidden": 12,
     "slices": (2, 3, 5, 10),
     "context_widths": (96, 64),
     "lrp_widths": (64, 48),
