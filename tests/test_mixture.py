@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from reference_decoder import Reference
 
 from zoo_core.entropy import integer_mixture, stream
 from zoo_core.entropy.coder import Estimator
-from zoo_core.entropy.integer_mixture import MASS, IntegerMixture, cumulative_tables, grid_positions
+from zoo_core.entropy.integer_mixture import (
+    MASS,
+    MEAN_STEPS,
+    IntegerMixture,
+    cumulative_tables,
+    grid_positions,
+    rounded,
+    rounding,
+)
 from zoo_core.entropy.mixture import FAMILIES, MixtureParameters, mixture_likelihood
 from zoo_core.entropy.stream import Decoder, Encoder
 from zoo_core.errors import FileError, MismatchError, ZooError
@@ -407,3 +416,17 @@ def test_all_channels_learn() -> None:
     estimator = Estimator(training=True)
     assert estimator.channels("c", torch.zeros(2, 5, 2, 2), 5).all()
     assert not estimator.likelihoods
+
+
+def test_rounding_in_blocks_is_rounding_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Borders of blocks change nothing, and close values are listed in the order of the whole."""
+    parameters = mixtures(FAMILIES, (1, 7, 5, 3))
+    mean = parameters.mean.clone()
+    mean.view(3, -1)[:, ::4] = (torch.arange(81) + 0.5).view(3, 27) / MEAN_STEPS  # on a border of the grid
+    parameters = replace(parameters, mean=mean)
+    position = grid_positions(parameters)
+    monkeypatch.setattr(integer_mixture, "_BLOCK", 8)
+    below, above, close = rounded(parameters, 1e-10)
+    for blocks, whole in zip((below.view(-1), above.view(-1), close), rounding(position, 1e-10), strict=True):
+        assert torch.equal(blocks, whole)
+    assert len(close) >= 81

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.entropy.coder import Coder
-from zoo_core.entropy.integer_mixture import PRECISION, IntegerMixture, Window, grid_positions, rounding
+from zoo_core.entropy.integer_mixture import PRECISION, IntegerMixture, Window, rounded
 from zoo_core.entropy.mixture import MixtureParameters
 from zoo_core.entropy.tables import LOG_STEP, SKIP_SCALE, TABLES, Table, gaussian_tables
 from zoo_core.errors import CorruptFileError, MismatchError, TruncatedFileError
@@ -120,11 +120,10 @@ class Encoder(_Checksummed):
 
     def _integers(self, parameters: MixtureParameters) -> IntegerMixture:
         """The mixture on its grid, with the roundings that were close listed."""
-        position = grid_positions(parameters)
-        below, above, close = rounding(position, MIXTURE_MARGIN)
-        self._choices += [(self._decisions + i, int(above[i])) for i in close.tolist()]
-        self._decisions += len(above)
-        return IntegerMixture.of(parameters.families, (below + above).view_as(position))
+        below, above, close = rounded(parameters, MIXTURE_MARGIN)
+        self._choices += [(self._decisions + i, int(above.view(-1)[i])) for i in close.tolist()]
+        self._decisions += above.numel()
+        return IntegerMixture.of(parameters.families, below + above)
 
     def _put_window(self, values: Tensor, window: Window) -> None:
         if not len(values):
@@ -230,13 +229,12 @@ class Decoder(_Checksummed):
 
     def _integers(self, parameters: MixtureParameters) -> IntegerMixture:
         """The mixture on its grid, with the listed side of every rounding that was close."""
-        position = grid_positions(parameters)
-        below, above, close = rounding(position, REFUSED)
-        side = above.numpy()
+        below, above, close = rounded(parameters, REFUSED)
+        side = above.view(-1).numpy()
         self._calibrate(side, close.numpy())
         if side.max(initial=0) > 1:  # a list made for the steps of another kind
             raise MismatchError(_MISMATCH)
-        return IntegerMixture.of(parameters.families, (below + above).view_as(position))
+        return IntegerMixture.of(parameters.families, below + above)
 
     def _get_window(self, window: Window) -> np.ndarray:
         slots = [
