@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="Enhanced Residual SwinV2 Transformer for Learned Image Compression",
@@ -53,6 +53,12 @@ def _paper(width: int, latent: int) -> dict[str, Any]:
 PAPER_PRESET, PAPER_128 = _paper(192, 320), _paper(128, 192)
 PRESETS = {"base": BASE, "paper": PAPER_PRESET, "paper-128": PAPER_128}
 
+WEIGHTS = Weights(
+    file="res-swinv2-base.safetensors",
+    sha256="1d3a5fef0142c62714b7d1698c8fe2b0f2c784db55c004b1ffac137676e558e9",
+    size=7_941_746,
+)
+
 SHARED_KEYS = ("latent", "depths", "mlp_ratio", "swin_version", "drop_path")
 TRANSFORM_KEYS = ("widths", "heads", "enhance", "enhance_width", "enhance_fold", "enhance_growth")
 
@@ -72,6 +78,7 @@ def zoo_register() -> list[Entry]:
             kind="codec",
             factory="zoo_res_swinv2.model:build",
             presets=PRESETS,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="SwinV2 stages in transforms and hyper coders; one checkerboard over all channels",
         ),
