@@ -713,6 +713,15 @@ def test_a_wrong_command_line_is_one_line(words: list[str], message: str, capsys
     assert message in one_error(capsys)
 
 
+def test_a_file_that_looks_like_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30)).save("-dash.png")
+    assert cli.main(["encode", "-dash.png"]) == exits.UNUSABLE
+    assert "if you mean the file, write ./-dash.png" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: Any) -> None:
     assert cli.main([command, "--help"]) == exits.OK

@@ -39,10 +39,18 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a wrong command line in one line instead of the whole usage."""
+    """Answers a wrong command line in one line instead of the whole usage.
+
+    Attributes:
+        words: the command line, in which a name of a file may look like an option.
+    """
+
+    words: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
-        self.exit(exits.UNUSABLE, f"zoo: error: {message} (see {self.prog} --help)\n")
+        file = next((word for word in self.words if word.startswith("-") and os.path.isfile(word)), None)
+        hint = f"see {self.prog} --help" if file is None else f"if you mean the file, write ./{file}"
+        self.exit(exits.UNUSABLE, f"zoo: error: {message} ({hint})\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +101,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     module = importlib.import_module(f"zoo_core.cli.{name.replace('-', '_')}")
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
-    rest = [*words[:place], *words[place + 1 :]]
+    parser.words = rest = [*words[:place], *words[place + 1 :]]
     if "--" in rest:  # what follows are files, whatever they begin with
         return parser.parse_args(rest, defaults)
     return parser.parse_intermixed_args(rest, defaults)  # options may stand between the files

@@ -128,7 +128,7 @@ class CodecConformance:
     def test_estimated_and_real_bytes_agree(self, codec: Codec, level: float) -> None:
         x = picture(4 * codec.stride // self.enlarged, 4 * codec.stride // self.enlarged)
         size = (x.shape[1] * self.enlarged, x.shape[0] * self.enlarged)
-        x = np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BICUBIC))
+        x = np.array(Image.fromarray(x).resize(size, Image.Resampling.BICUBIC))
         tensor = torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             out = codec.model(tensor, torch.tensor([level]))
