@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="Fast and High-Performance Learned Image Compression With Improved Checkerboard Context Model, "
@@ -60,6 +60,12 @@ PAPER_STUDENT = PAPER_128 | {
 }
 PRESETS = {"base": BASE, "paper": PAPER_128, "paper-256": PAPER_256, "paper-student": PAPER_STUDENT}
 
+WEIGHTS = Weights(
+    file="deformable-checkerboard-base.safetensors",
+    sha256="1f350d296541db34742bee0cf157b6e1717b5b9222c5b93fb21a4756bdfe6806",
+    size=13_640_680,
+)
+
 _ENTROPY_KEYS = ("latent", "hyper_latent", "context_channels", "parameter_widths", "models", "variable_rate")
 
 
@@ -78,6 +84,7 @@ def zoo_register() -> list[Entry]:
             kind="codec",
             factory="zoo_deformable_checkerboard.model:build",
             presets=PRESETS,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="deformable convolutions; two-pass checkerboard with a mixture model for each pass",
         ),
