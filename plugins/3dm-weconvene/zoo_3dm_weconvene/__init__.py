@@ -49,7 +49,7 @@ _TRANSFORM_KEYS = ("stem", "stages", "top", "latent")
 
 WEIGHTS = Weights(
     file="3dm-weconvene-base.safetensors",
-    sha256="ea955d39e99d0cac3861aa638d141fe61a5a47713fa1993fc1fcaf208f7de0f4",
+    sha256="5af50051a0a4bde53e45bde844ae126a0c4a1fdd9419752f4470d4736043c942",
     size=7_488_400,
 )
 

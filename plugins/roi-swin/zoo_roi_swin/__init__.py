@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.hooks import Entry, Paper, hookimpl
+from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
     title="ROI-based Deep Image Compression with Swin Transformers",
@@ -46,6 +46,12 @@ PAPER_PRESET = {
 }
 
 _SHARED = ("latent", "hyper_latent", "mlp_ratio", "condition", "hidden")
+WEIGHTS = Weights(
+    file="roi-swin-base.safetensors",
+    sha256="51173c2986f84ddc8c53f1362bc7d7985c8d88dace70fb9173eb75fb35e54bfd",
+    size=7_839_674,
+)
+
 _TRANSFORM = (*_SHARED, "widths", "depths", "heads")
 _ENTROPY = (
     *_SHARED,
@@ -63,6 +69,7 @@ def zoo_register() -> list[Entry]:
             kind="codec",
             factory="zoo_roi_swin.model:build",
             presets=presets,
+            weights={"base": WEIGHTS},
             paper=PAPER,
             summary="Swin transformers; a mask in several layers says where quality matters most",
             conditions=conditions,
