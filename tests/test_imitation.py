@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_training import SETTINGS as SMALL
 from torch import Tensor
 
 from zoo_core import cli
@@ -23,17 +24,6 @@ from zoo_core.training.imitation import Imitation
 from zoo_core.training.loop import Trainer
 from zoo_core.training.recipe import Recipe, RunConfig
 
-SMALL = {
-    "stages": [[12, 1], [48, 1]],
-    "top": 16,
-    "latent": 16,
-    "hyper": 8,
-    "hyper_latent": 8,
-    "params": 8,
-    "slices": [2, 2],
-    "attention": 8,
-    "context": [8, 8],
-}
 TEACHER = RunConfig("weconvene", settings=SMALL)
 STUDENT = replace(TEACHER, settings={**SMALL, "weconv": False})
 """Without wavelets the blocks that halve and double are others; all else can be copied."""
