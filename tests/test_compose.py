@@ -26,12 +26,7 @@ SINGLE = ("weconvene", "3dm-weconvene", "deformable-checkerboard")
 """Methods of one latent, whose halves are made for any width of it."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)

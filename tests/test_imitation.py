@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +28,7 @@ STUDENT = replace(TEACHER, settings={**SMALL, "weconv": False})
 """Without wavelets the blocks that halve and double are others; all else can be copied."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def built(config: RunConfig, seed: int) -> CodecModel:
@@ -82,6 +76,28 @@ def test_parts_learn_and_copies_stay(tmp_path: Path) -> None:
     # The convolution to y, the blocks behind y_hat that change no size, and the convolution to the picture.
     assert {name[: len("g_a.4")] for name in kept} == {"g_a.4", "g_s.0", "g_s.1", "g_s.6"}
     assert all(torch.equal(state[f"transform.{name}"], theirs[f"transform.{name}"]) for name in kept)
+
+
+def test_the_second_half_works_on_its_own_features() -> None:
+    objective = Imitation(built(STUDENT, 1), built(TEACHER, 0))
+    fine, _ = objective._features(crops(), torch.tensor([2.0, 5.0]))
+    first, second, *_ = objective._parts[0]
+    for objective.together, given in ((False, fine[1]), (True, first.mine(fine[0]))):
+        torch.testing.assert_close(objective._outputs(objective._parts[0], fine)[1], second.mine(given))
+    assert not torch.allclose(second.mine(fine[1]), second.mine(given))
+
+
+def test_a_checkpoint_knows_which_parts_learn() -> None:
+    """A twin stays as it is, also when it goes on with weights that are not the teacher's."""
+    twin = Imitation(built(TEACHER, 1), built(TEACHER, 0))
+    student = built(STUDENT, 1)
+    other = Imitation(student, built(TEACHER, 0))
+    before = {name: p.requires_grad for name, p in student.transform.named_parameters()}
+    state = other.state_dict()
+    student.requires_grad_(True)
+    other.load_state_dict(state)
+    assert before == {name: p.requires_grad for name, p in student.transform.named_parameters()}
+    assert set(before.values()) == {False, True} and not any(twin.get_extra_state())
 
 
 @pytest.mark.parametrize("together", [False, True])

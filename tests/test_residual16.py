@@ -47,12 +47,7 @@ def photos(count: int = 2) -> list[Tensor]:
     return [torch.from_numpy(picture(96, 96, seed)).permute(2, 0, 1) for seed in range(count)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("attend", [None, Doubled])

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +50,7 @@ CONFIG = RunConfig("weconvene", settings=SETTINGS)
 RECIPE = Recipe(steps=6, batch=6, crop=64, learning_rate=2e-3, warmup=2, bf16=False)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from zoo_core.training.initial import fill
 from zoo_core.training.objective import Objective, Terms
 
 _PROBE = 2
-"""Side of the smallest latent that a chain is cut with, in multiples of what the model needs."""
+"""Side of the picture whose features tell where to cut, in multiples of what the models take."""
 
 
 class Part(NamedTuple):
@@ -70,7 +70,7 @@ class Imitation(Objective):
             _cut(*pair, shape) for pair, shape in zip(chains, ((3, side, side), *latent), strict=True)
         )
         self.together = False
-        for part in (*self._parts[0], *self._parts[1]):
+        for part in self._all_parts():
             _copy_in_order(part)
             part.mine.requires_grad_(not _equal(part))
         _copy_gains(model.entropy_model, teacher.entropy_model)
@@ -79,6 +79,17 @@ class Imitation(Objective):
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def get_extra_state(self) -> list[bool]:
+        """Which parts learn: decided once, since a run that is resumed begins with other random weights."""
+        return [next(part.mine.parameters()).requires_grad for part in self._all_parts()]
+
+    def set_extra_state(self, state: list[bool]) -> None:
+        for part, learns in zip(self._all_parts(), state, strict=True):
+            part.mine.requires_grad_(learns)
+
+    def _all_parts(self) -> list[Part]:
+        return [part for parts in self._parts for part in parts]
 
     def begin(self, model: CodecModel, progress: float) -> None:
         self.together = progress >= 0.5

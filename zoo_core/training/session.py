@@ -110,6 +110,6 @@ def _trainer(
     recipe = config.recipe
     crops = RandomCrops(near(photos, device), recipe.crop, recipe.jitter, recipe.seed)
     objective = _objective(config, model)
-    if config.init == "none" and config.like is None and "transform_rate" not in config.objective:
+    if config.init == "none" and "transform_rate" not in config.objective:
         objective.transform_rate = 1.0  # random weights have nothing to keep
     return Trainer(model, crops, recipe, folder, report, device, objective)
