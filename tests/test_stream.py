@@ -94,6 +94,19 @@ def test_size_is_close_to_the_estimate():
     assert len(encoder.payload()) == pytest.approx(ideal, rel=0.004, abs=16)
 
 
+@pytest.mark.parametrize("scale", [0.2, 3.0, 60.0])
+@pytest.mark.parametrize("deviations", [5, 12, 100])
+def test_estimate_knows_the_price_of_an_escape(scale, deviations):
+    """A tenth of the symbols lies where tables end and far beyond: 17 to 30 bits each if they had a slot."""
+    latent, mean, scales = field(4, (1, 8, 32, 32), math.log(scale), math.log(scale) + 0.2)
+    rare = torch.from_numpy(np.random.default_rng(5).random(latent.shape) < 0.1)
+    latent = torch.where(rare, mean + deviations * scales + 1, latent)
+    estimator = Estimator(training=False)
+    estimator.gaussian("y", latent, mean, scales)
+    encoder, _, _ = round_trip(latent, mean, scales)
+    assert len(encoder.payload()) == pytest.approx(float(bits(estimator.likelihoods)) / 8, rel=0.02, abs=16)
+
+
 def test_rare_symbols_escape():
     latent, mean, scale = field(3, low=-1, high=0)
     latent.view(-1)[[5, 500, 2000]] = torch.tensor([9000.0, -123456.0, 4e9], dtype=torch.float64)

@@ -18,13 +18,15 @@ from zoo_core.entropy.factorized import FactorizedPrior
 from zoo_core.entropy.integer_mixture import IntegerMixture
 from zoo_core.entropy.mixture import LIKELIHOOD_BOUND as MIXTURE_BOUND
 from zoo_core.entropy.mixture import MixtureParameters, mixture_likelihood
-from zoo_core.entropy.tables import SKIP_SCALE
+from zoo_core.entropy.tables import SKIP_SCALE, TOTAL
 from zoo_core.interfaces import Shape
 from zoo_core.layers.bound import lower_bound, round_ste
 from zoo_core.layers.rate import Gain
 
 SCALE_BOUND = 0.11
 LIKELIHOOD_BOUND = 1e-9
+_VARINT_ENDS = (1 << 6, 1 << 13, 1 << 20)
+"""Magnitudes from which an escaped symbol takes another byte (docs/format.md, "Symbols payload")."""
 
 
 class Coder(ABC):
@@ -74,7 +76,8 @@ class Estimator(Coder):
 
     In training the likelihood sees additive uniform noise, and the walk goes on with values rounded
     straight through (Minnen and Singh 2020) or with the noisy ones (Balle et al. 2018). Otherwise symbols are
-    rounded as in a file, those under the skip threshold included.
+    rounded as in a file, those under the skip threshold included, and symbols that a table leaves to its escape
+    cost what an escape costs, however rare they are.
 
     Args:
         training: add noise.
@@ -103,6 +106,7 @@ class Estimator(Coder):
         symbols, seen = self._quantise((_wide(latent) - prior.medians) * scale)
         # The interval of one symbol is one step wide where the density is learned.
         likelihood = prior.likelihood(seen * step + prior.medians, 0.5 * step)
+        likelihood = self._bounded(likelihood, symbols, 1 / TOTAL)
         return self._add(name, likelihood, symbols * step + prior.medians)
 
     def gaussian(self, name, latent, mean, scale, gain=None):
@@ -111,12 +115,12 @@ class Estimator(Coder):
         if gain is not None:
             residual, deviation = residual * _wide(gain.scale), deviation * _wide(gain.scale)
         symbols, seen = self._quantise(residual)
-        if self.training:
-            likelihood = _gaussian_likelihood(seen, deviation)
-        else:
+        likelihood = self._bounded(
+            _gaussian_likelihood(seen, deviation), symbols, _gaussian_escape(deviation)
+        )
+        if not self.training:
             skipped = deviation <= SKIP_SCALE
-            symbols = symbols.masked_fill(skipped, 0)
-            likelihood = _gaussian_likelihood(symbols, deviation).masked_fill(skipped, 1)
+            symbols, likelihood = symbols.masked_fill(skipped, 0), likelihood.masked_fill(skipped, 1)
         return self._add(name, likelihood, mean + (symbols if gain is None else symbols * _wide(gain.step)))
 
     def mixture(self, name, latent, parameters, gain=None):
@@ -131,7 +135,7 @@ class Estimator(Coder):
             symbols = symbols.masked_fill(certain, 0)
             likelihood = mixture_likelihood(symbols, parameters).masked_fill(certain, 1)
         value = symbols if gain is None else symbols * _wide(gain.step)
-        return self._add(name, likelihood, value, MIXTURE_BOUND)
+        return self._add(name, lower_bound(likelihood, MIXTURE_BOUND), value)
 
     def channels(self, name, latent, count, gain=None):
         """In training, where crops are small and every channel has to learn, all of them, free of charge."""
@@ -150,8 +154,19 @@ class Estimator(Coder):
         noisy = x + torch.empty_like(x).uniform_(-0.5, 0.5)
         return (noisy if self.noise_downstream else round_ste(x)), noisy
 
-    def _add(self, name: str, likelihood: Tensor, value: Tensor, bound: float = LIKELIHOOD_BOUND) -> Tensor:
-        self._likelihoods.setdefault(name, []).append(lower_bound(likelihood, bound))
+    def _bounded(self, likelihood: Tensor, symbols: Tensor, escape: Tensor | float) -> Tensor:
+        """Likelihoods that are never 0: with a lower bound in training, else those of a file.
+
+        There, a symbol rarer than half a slot costs an escape of this probability, and the bytes of its value.
+        """
+        if self.training:
+            return lower_bound(likelihood, LIKELIHOOD_BOUND)
+        magnitude = symbols.abs()
+        count = 1 + sum((magnitude >= end).to(likelihood.dtype) for end in _VARINT_ENDS)
+        return torch.where(likelihood < 0.5 / TOTAL, escape * 2.0 ** (-8 * count), likelihood)
+
+    def _add(self, name: str, likelihood: Tensor, value: Tensor) -> Tensor:
+        self._likelihoods.setdefault(name, []).append(likelihood)
         self._values.setdefault(name, []).append(value)
         return value
 
@@ -166,3 +181,8 @@ def _gaussian_likelihood(x: Tensor, scale: Tensor) -> Tensor:
     factor = -math.sqrt(0.5) / lower_bound(scale, SCALE_BOUND)
     distance = x.abs()
     return 0.5 * (torch.erfc(factor * (0.5 - distance)) - torch.erfc(factor * (-0.5 - distance)))
+
+
+def _gaussian_escape(scale: Tensor) -> Tensor:
+    """Probability of the escape in the tables of normal variables: one slot, or a quarter of a wide scale."""
+    return (0.25 * scale).clamp_min(1) / TOTAL

@@ -20,14 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 import zoo_core as zoo
 from zoo_core import registry, weights
 from zoo_core.codec import Codec, counts
 from zoo_core.container import Section, inspect, read, write
-from zoo_core.entropy.coder import LIKELIHOOD_BOUND
 from zoo_core.entropy.stream import Encoder
 from zoo_core.errors import RateError, UsageError, WrongWeightsError, ZooError
 from zoo_core.model import CodecModel, bits, psnr_from_mse, read_latents, write_latents
@@ -62,15 +60,9 @@ _LEAST_INSTRUCTIONS = {
 
 
 class CodecConformance:
-    """Tests that every codec of the zoo passes. Subclasses set `method`.
-
-    Attributes:
-        enlarged: factor by which the drawn picture of the test of rates is enlarged, hence smoothed, for weights
-            that meet more than a few symbols in it that are rarer than the estimate can tell.
-    """
+    """Tests that every codec of the zoo passes. Subclasses set `method`."""
 
     method: str
-    enlarged: int = 1
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -126,21 +118,16 @@ class CodecConformance:
 
     @pytest.mark.parametrize("level", [1.0, 3.0, 6.0])
     def test_estimated_and_real_bytes_agree(self, codec: Codec, level: float) -> None:
-        x = picture(4 * codec.stride // self.enlarged, 4 * codec.stride // self.enlarged)
-        size = (x.shape[1] * self.enlarged, x.shape[0] * self.enlarged)
-        x = np.array(Image.fromarray(x).resize(size, Image.Resampling.BICUBIC))
+        x = picture(4 * codec.stride, 4 * codec.stride)
         tensor = torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             out = codec.model(tensor, torch.tensor([level]))
-        rarest = min(float(p.min()) for p in out["likelihoods"].values())
-        if codec.weights is None and rarest <= LIKELIHOOD_BOUND:
-            pytest.skip("random weights: symbols so rare that the estimate stops at its bound")
         estimate = float(bits(out["likelihoods"])) / 8
         _, sections = read(codec.encode(x, quality=level))
         coded = len(sections[Section.SYMBOLS]) - _PAYLOAD_FRAME
-        # Random weights predict badly: what they call nearly certain is skipped, or escapes.
-        share, rest = (0.01, _CODER_STATE) if codec.weights else (0.03, 32)
-        assert coded == pytest.approx(estimate, rel=0, abs=share * estimate + rest)
+        # Random weights predict badly, and many of their symbols escape: the estimate knows that price roughly.
+        share = 0.01 if codec.weights else 0.03
+        assert coded == pytest.approx(estimate, rel=0, abs=share * estimate + _CODER_STATE)
 
     def test_modes_are_kept(self, codec: Codec) -> None:
         x = picture(30, 20)
