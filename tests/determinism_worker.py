@@ -139,8 +139,8 @@ def _nearest(mixtures: Any, picture: int) -> np.ndarray:
     """Parameters of one picture of a batch, rounded to their grid."""
     weight, mean, scale = (x[picture : picture + 1] for x in (mixtures.weight, mixtures.mean, mixtures.scale))
     one = type(mixtures)(mixtures.families, weight, mean, scale)
-    below, above, _ = rounding(grid_positions(one), 0.0)
-    return (below + above).numpy()
+    integers, _, _ = rounding(grid_positions(one), 0.0)
+    return integers.numpy()
 
 
 def _walk(codec: Codec, latents: tuple[Tensor, ...], level: float) -> list[np.ndarray]:

@@ -94,8 +94,8 @@ def test_tables_are_symmetric_and_rise(family: str) -> None:
 @pytest.mark.parametrize("families", MODELS)
 def test_mass_is_the_float_mixtures(families: tuple[str, ...]) -> None:
     parameters = mixtures(families, (1, 1, 50, 100))
-    symbol = torch.arange(-3, 4, dtype=torch.int32).expand(5000, -1).contiguous()
-    mass = IntegerMixture.nearest(parameters).mass_below(symbol)
+    symbol = torch.arange(-3, 4, dtype=torch.int32).expand(5000, -1)
+    mass = IntegerMixture.nearest(parameters).mass_below(symbol.t()).t()
     wide = parameters.scale.clamp(0.11)
     laws = {
         "normal": torch.distributions.Normal,
@@ -118,8 +118,7 @@ def test_extreme_parameters_stay_below_the_integers_limits(families: tuple[str, 
     scale = torch.tensor([0.0, 1e9], dtype=torch.float64).view(1, 1, 2, 1, 1).expand(shape)
     weight = torch.full(shape, 1 / len(families), dtype=torch.float64)
     mixture = IntegerMixture.nearest(MixtureParameters(families, weight, mean, scale))
-    edges = torch.arange(-511, 513, dtype=torch.int32).expand(16, -1).contiguous()
-    mass = mixture.mass_below(edges)
+    mass = mixture.mass_below(torch.arange(-511, 513, dtype=torch.int32)[:, None]).t()
     assert (mass.diff(dim=1) >= 0).all() and mass.min() >= 0 and mass.max() <= MASS
     narrow = mass.view(2, 4, 2, -1)[0]  # all of the mass around the clamped mean
     assert (narrow[:2, :, 0] == 0).all() and (narrow[:2, :, -1] == MASS).all()
@@ -426,7 +425,10 @@ def test_rounding_in_blocks_is_rounding_at_once(monkeypatch: pytest.MonkeyPatch)
     parameters = replace(parameters, mean=mean)
     position = grid_positions(parameters)
     monkeypatch.setattr(integer_mixture, "_BLOCK", 8)
-    below, above, close = rounded(parameters, 1e-10)
-    for blocks, whole in zip((below.view(-1), above.view(-1), close), rounding(position, 1e-10), strict=True):
+    integers, close, above = rounded(parameters, 1e-10)
+    for blocks, whole in zip((integers.view(-1), close, above), rounding(position, 1e-10), strict=True):
         assert torch.equal(blocks, whole)
     assert len(close) >= 81
+    below = position.view(-1)[close].floor()
+    assert torch.equal(integers.view(-1)[close], below.to(torch.int32) + above)
+    assert torch.equal(integer_mixture.floors(parameters, close), below.to(torch.int32))

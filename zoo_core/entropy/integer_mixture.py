@@ -39,6 +39,8 @@ _RESOLUTION = 512
 _REACH = 14 * _RESOLUTION
 """Tables end at 14 scales from the mean, where all are within half a unit of their limit."""
 _INVERSE_BITS = 9
+_MIDDLE = (_REACH << _INVERSE_BITS) + (1 << (_INVERSE_BITS - 1))
+"""Middle of a table and half an entry, in 512ths of an entry."""
 MASS = _TOP * WEIGHT_TOTAL
 """The whole mass of a mixture, just below 2^30."""
 
@@ -98,37 +100,50 @@ def grid_positions(parameters: MixtureParameters) -> Tensor:
 
 
 def rounding(position: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Integers below, whether the nearest is the one above (uint8), and where that is close; all flat.
+    """The nearest integers, int32; which choices were close, flat indices; and whether those went up, uint8.
 
-    Close are positions (indices into the flat tensor) that lie within margin * (1 + their size) of the border
-    between the two integers.
+    Close are positions that lie within margin * (1 + their size) of the border between two integers.
     """
     position = position.reshape(-1)
-    below = position.floor()
-    excess = position - below - 0.5
-    close = (excess.abs() < _CLOSE).nonzero()[:, 0]
-    close = close[excess[close].abs() < margin * (1 + position[close].abs())]
-    return below.to(torch.int32), (excess >= 0).to(torch.uint8), close
+    nearest = (position + 0.5).floor_()
+    close = ((position - nearest).abs_() > 0.5 - _CLOSE).nonzero()[:, 0]
+    excess = position[close] - nearest[close]
+    close = close[(excess.abs() - 0.5).abs() < margin * (1 + position[close].abs())]
+    return nearest.to(torch.int32), close, (nearest[close] > position[close]).to(torch.uint8)
 
 
 def rounded(parameters: MixtureParameters, margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`rounding` of the `grid_positions`: int32 and uint8, (3K, N) each, and flat indices in rising order."""
+    """`rounding` of the `grid_positions`: int32 (3K, N), flat indices in rising order, and their sides."""
     weight, mean, scale = (
         x.movedim(1, 0).flatten(1) for x in (parameters.weight, parameters.mean, parameters.scale)
     )
     rows, count = 3 * len(weight), weight.shape[1]
-    below = weight.new_empty(rows, count, dtype=torch.int32)
-    above = weight.new_empty(rows, count, dtype=torch.uint8)
-    found = [below.new_zeros(0, dtype=torch.int64)]
+    nearest = weight.new_empty(rows, count, dtype=torch.int32)
+    places, sides = [nearest.new_zeros(0, dtype=torch.int64)], [nearest.new_zeros(0, dtype=torch.uint8)]
     for start in range(0, count, _BLOCK):
-        part = slice(start, start + _BLOCK)
+        part = slice(start, min(start + _BLOCK, count))
         block = (x[None, :, part] for x in (weight, mean, scale))
-        position = grid_positions(MixtureParameters(parameters.families, *block))
-        low, up, close = rounding(position, margin)
-        below[:, part], above[:, part] = low.view_as(position), up.view_as(position)
-        row, column = close // position.shape[1], close % position.shape[1]
-        found.append(row * count + column + start)
-    return below, above, torch.cat(found).sort().values
+        integers, close, above = rounding(
+            grid_positions(MixtureParameters(parameters.families, *block)), margin
+        )
+        nearest[:, part] = integers.view(rows, -1)
+        size = part.stop - start
+        places.append(close // size * count + close % size + start)
+        sides.append(above)
+    where, order = torch.cat(places).sort()
+    return nearest, where, torch.cat(sides)[order]
+
+
+def floors(parameters: MixtureParameters, where: Tensor) -> Tensor:
+    """Integers below some of the `grid_positions`, by flat index; int32."""
+    count = parameters.mean[:, 0].numel()
+    column = where % count
+    some = (
+        x.movedim(1, 0).flatten(1)[None, :, column]
+        for x in (parameters.weight, parameters.mean, parameters.scale)
+    )
+    position = grid_positions(MixtureParameters(parameters.families, *some))  # (3K, len(where))
+    return position.gather(0, (where // count)[None])[0].floor().to(torch.int32)
 
 
 @dataclass(frozen=True)
@@ -155,12 +170,13 @@ class IntegerMixture:
     @classmethod
     def nearest(cls, parameters: MixtureParameters) -> IntegerMixture:
         """The mixture as an encoder rounds it, for estimates; on the CPU."""
-        below, above, _ = rounded(parameters.to(torch.float64), 0.0)
-        return cls.of(parameters.families, (below + above).cpu())
+        integers, _, _ = rounded(parameters.to(torch.float64), 0.0)
+        return cls.of(parameters.families, integers.cpu())
 
     def take(self, where: Tensor) -> IntegerMixture:
         """The mixtures of some symbols, by index."""
-        return self._each(lambda x: x.index_select(1, where))
+        # index_select along the second dimension takes six times as long.
+        return self._each(lambda x: x.gather(1, where.expand(len(x), -1)))
 
     def cut(self, start: int, stop: int) -> IntegerMixture:
         """The mixtures of the symbols start, ..., stop - 1."""
@@ -170,20 +186,23 @@ class IntegerMixture:
         return IntegerMixture(self.families, choose(self.weight), choose(self.mean), choose(self.inverse))
 
     def mass_below(self, symbol: Tensor) -> Tensor:
-        """Mass below symbol - 1/2, int32 from 0 to MASS, for symbols (N,) or (N, S) within +-512."""
+        """Mass below symbol - 1/2, int32 from 0 to MASS, for symbols (N,), (S, N) or (S, 1) within +-512."""
         edge = symbol * MEAN_STEPS - MEAN_STEPS // 2
-        total = torch.zeros_like(edge)
-        for k, family in enumerate(self.families):
-            weight, mean, inverse = (
-                x[k].view(-1, *(1,) * (symbol.dim() - 1)) for x in (self.weight, self.mean, self.inverse)
-            )
-            # Offset from the mean in entries of the table, rounded: below 2^31 in between.
-            entry = (
-                (edge - mean).mul_(inverse).add_(1 << (_INVERSE_BITS - 1)).bitwise_right_shift_(_INVERSE_BITS)
-            )
-            entry.clamp_(-_REACH, _REACH).add_(_REACH)
-            total.addcmul_(weight, cumulative_tables()[family].index_select(0, entry.view(-1)).view_as(entry))
+        total = self._part_below(0, edge)
+        for k in range(1, len(self.families)):
+            total.add_(self._part_below(k, edge))
         return total
+
+    def _part_below(self, k: int, edge: Tensor) -> Tensor:
+        """Mass of component k below an edge in 64ths of a symbol."""
+        mean, inverse = self.mean[k], self.inverse[k]
+        # (edge - mean) * inverse is the offset from the mean in 512ths of an entry, below 2^31 like both of its
+        # terms. Half an entry rounds it, and the middle of the table is added while it is still one number.
+        middle = torch.addcmul(torch.full_like(mean, _MIDDLE), mean, inverse, value=-1)
+        entry = torch.addcmul(middle, edge, inverse).bitwise_right_shift_(_INVERSE_BITS)
+        entry.clamp_(0, 2 * _REACH)
+        table = cumulative_tables()[self.families[k]]
+        return table.index_select(0, entry.view(-1)).view_as(entry).mul_(self.weight[k])
 
     @property
     def centre(self) -> Tensor:
@@ -193,7 +212,8 @@ class IntegerMixture:
 
     def certain(self) -> Tensor:
         """Where the symbol is 0 beyond doubt, so that nothing is coded; bool (N,)."""
-        return (self.centre == 0) & self._fits(self.centre, 0)
+        centre = self.centre
+        return (centre == 0) & self._fits(centre, 0)
 
     def _fits(self, centre: Tensor, half: int) -> Tensor:
         """Where little mass lies outside of centre - half, ..., centre + half."""
@@ -214,8 +234,9 @@ class IntegerMixture:
             if half == HALF_WIDTHS[-1]:
                 fits.fill_(True)
             inside, outside = fits.nonzero()[:, 0], (~fits).nonzero()[:, 0]
-            found.append(Window(half, where[inside], centre[inside] - half, rest.take(inside)))
-            where, rest = where[outside], rest.take(outside)
+            first = centre.index_select(0, inside) - half
+            found.append(Window(half, where.index_select(0, inside), first, rest.take(inside)))
+            where, rest = where.index_select(0, outside), rest.take(outside)
         return found
 
 
@@ -260,10 +281,12 @@ class Window:
     def frequencies(self, start: int, stop: int) -> Tensor:
         """Frequencies of all slots of symbols start to stop, (n, 2 half + 2); they sum to 2^24."""
         mixture = self.mixture.cut(start, stop)
-        slots = torch.arange(self.escape + 1, dtype=torch.int32)
-        mass = mixture.mass_below(self.first[start:stop, None] + slots)
-        starts = (mass - mass[:, :1]).bitwise_right_shift_(6).add_(slots)
-        return torch.diff(starts, append=torch.full((len(mass), 1), 1 << PRECISION, dtype=torch.int32))
+        # Slots come first until the end: rows as short as most windows make slow operations.
+        slots = torch.arange(self.escape + 1, dtype=torch.int32)[:, None]
+        mass = mixture.mass_below(self.first[start:stop] + slots)  # (2 half + 2, n)
+        starts = (mass - mass[:1]).bitwise_right_shift_(6).add_(slots)
+        ends = torch.full_like(starts[:1], 1 << PRECISION)
+        return torch.diff(starts, dim=0, append=ends).t()
 
     def chunks(self) -> list[tuple[int, int]]:
         """Ranges of symbols whose frequencies fit into a limited memory."""

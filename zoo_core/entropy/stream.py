@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.entropy.coder import Coder
-from zoo_core.entropy.integer_mixture import PRECISION, IntegerMixture, Window, rounded
+from zoo_core.entropy.integer_mixture import PRECISION, IntegerMixture, Window, floors, rounded
 from zoo_core.entropy.mixture import MixtureParameters
 from zoo_core.entropy.tables import LOG_STEP, SKIP_SCALE, TABLES, Table, gaussian_tables
 from zoo_core.errors import CorruptFileError, MismatchError, TruncatedFileError
@@ -120,10 +120,11 @@ class Encoder(_Checksummed):
 
     def _integers(self, parameters: MixtureParameters) -> IntegerMixture:
         """The mixture on its grid, with the roundings that were close listed."""
-        below, above, close = rounded(parameters, MIXTURE_MARGIN)
-        self._choices += [(self._decisions + i, int(above.view(-1)[i])) for i in close.tolist()]
-        self._decisions += above.numel()
-        return IntegerMixture.of(parameters.families, below + above)
+        integers, close, above = rounded(parameters, MIXTURE_MARGIN)
+        places = (self._decisions + i for i in close.tolist())
+        self._choices += zip(places, above.tolist(), strict=True)
+        self._decisions += integers.numel()
+        return IntegerMixture.of(parameters.families, integers)
 
     def _put_window(self, values: Tensor, window: Window) -> None:
         if not len(values):
@@ -201,7 +202,8 @@ class Decoder(_Checksummed):
         deviation = scale if gain is None else scale * gain.scale
         with stage("coder"):
             index, near = table_index(deviation, REFUSED)
-            self._calibrate(index, near)
+            for place, choice in self._listed(len(index), near).items():
+                index[place] = choice
             order, bounds = _groups(index)
             values = np.zeros(len(index), np.int32)
             for i in range(1, TABLES):
@@ -229,16 +231,18 @@ class Decoder(_Checksummed):
 
     def _integers(self, parameters: MixtureParameters) -> IntegerMixture:
         """The mixture on its grid, with the listed side of every rounding that was close."""
-        below, above, close = rounded(parameters, REFUSED)
-        side = above.view(-1).numpy()
-        self._calibrate(side, close.numpy())
-        if side.max(initial=0) > 1:  # a list made for the steps of another kind
+        integers, close, _ = rounded(parameters, REFUSED)
+        listed = self._listed(integers.numel(), close.numpy())
+        if max(listed.values(), default=0) > 1:  # a list made for the steps of another kind
             raise MismatchError(_MISMATCH)
-        return IntegerMixture.of(parameters.families, below + above)
+        if listed:
+            where, side = (torch.tensor(list(x)) for x in (listed.keys(), listed.values()))
+            integers.view(-1)[where] = floors(parameters, where) + side.to(torch.int32)
+        return IntegerMixture.of(parameters.families, integers)
 
     def _get_window(self, window: Window) -> np.ndarray:
         slots = [
-            self._ans.decode(_frequencies_model(), window.frequencies(*chunk).sub_(1).float().numpy())
+            self._ans.decode(_frequencies_model(), _rows_of(window.frequencies(*chunk)))
             for chunk in window.chunks()
         ]
         slot = np.concatenate([np.zeros(0, np.int32), *slots])
@@ -254,15 +258,15 @@ class Decoder(_Checksummed):
         if left or self._crc != self._expected:
             raise MismatchError(_MISMATCH)
 
-    def _calibrate(self, index: np.ndarray, near: np.ndarray) -> None:
-        """Take the listed side of every choice of this step; refuse a close one that is not listed."""
-        end = self._decisions + len(index)
-        listed = [p for p in self._choices if p < end]
-        for position in listed:
-            index[position - self._decisions] = self._choices.pop(position)
-        if {self._decisions + i for i in near.tolist()} - set(listed):
+    def _listed(self, decisions: int, near: np.ndarray) -> dict[int, int]:
+        """The listed choices of a step with so many, by position; a close one that is not listed is refused."""
+        end = self._decisions + decisions
+        places = [p for p in self._choices if p < end]
+        listed = {p - self._decisions: self._choices.pop(p) for p in places}
+        if set(near.tolist()) - listed.keys():
             raise MismatchError(_MISMATCH)
         self._decisions = end
+        return listed
 
     def _get(self, count: int, table: Table) -> np.ndarray:
         if count == 0:
@@ -303,6 +307,11 @@ def _frequencies_model():
     return constriction.stream.model.Categorical(perfect=False)
 
 
+def _rows_of(frequencies: Tensor) -> np.ndarray:
+    """What that model takes, whatever the order of the frequencies (n, slots) in memory; it changes them."""
+    return frequencies.sub_(1).to(torch.float32, memory_format=torch.contiguous_format).numpy()
+
+
 def _as_three_slots(start: Tensor, end: Tensor) -> tuple[np.ndarray, object, np.ndarray]:
     """What encodes intervals (start, end) of 2^24: before, the symbol, after. At the ends two are on one side."""
     before, size, after = start.clone(), end - start, (1 << PRECISION) - end
@@ -312,7 +321,7 @@ def _as_three_slots(start: Tensor, end: Tensor) -> tuple[np.ndarray, object, np.
     rows = torch.stack([before, size, after], 1)
     rows[first] = torch.stack([size[first], torch.ones_like(size[first]), after[first] - 1], 1)
     rows[last] = torch.stack([before[last] - 1, torch.ones_like(size[last]), size[last]], 1)
-    return index.numpy(), _frequencies_model(), rows.sub_(1).float().numpy()
+    return index.numpy(), _frequencies_model(), _rows_of(rows)
 
 
 def table_index(scale: Tensor, margin: float = MARGIN) -> tuple[np.ndarray, np.ndarray]:
