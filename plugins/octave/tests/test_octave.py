@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import matplotlib.cbook
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import zoo_core as zoo
@@ -18,6 +21,7 @@ from zoo_core.testing.pictures import picture
 from zoo_core.training.checkpoint import averaged
 from zoo_core.training.data import RandomCrops
 from zoo_core.training.loop import Trainer
+from zoo_core.training.loss import rate_distortion
 from zoo_core.training.objective import Objective
 from zoo_core.training.recipe import Recipe
 from zoo_octave import BASE, PAPER_256, PAPER_PRESET
@@ -374,3 +378,40 @@ def test_rates_of_all_six_latents_are_reported() -> None:
         out = model(torch.rand(1, 3, 128, 128), torch.tensor([6.0]))
     assert list(out["likelihoods"]) == ["w_h", "w_l", "z_l", "z_h", "y_l", "y_h"]
     assert float(bits(out["likelihoods"])) > 0
+
+
+# --- trained weights ---------------------------------------------------------------------------------
+
+
+def cost(model: CodecModel, level: float) -> tuple[dict[str, float], float]:
+    """Bits of every step, and rate and distortion together, for 512x512 pixels of a photo."""
+    photo = Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
+    x = torch.from_numpy(np.array(photo.crop((0, 0, 512, 512)))).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        out = model(x, torch.tensor([level]))
+    loss, _, _ = rate_distortion(x, out, torch.tensor([level]))
+    return {name: float(bits({name: p})) for name, p in out["likelihoods"].items()}, float(loss)
+
+
+@pytest.mark.parametrize("level", [3.0, 6.0])
+def test_trained_weights_use_both_resolutions(level: float) -> None:
+    """A collapse on either side, or an estimate that does not help, would be an error in the wiring.
+
+    Bits alone would not tell at level y: where the scale is small and the mean is wrong, the skipped symbols
+    cost quality instead.
+    """
+    codec = zoo.load("octave-q3")
+    assert codec.weights is not None
+    model = copy.deepcopy(codec.model)
+    sizes, loss = cost(model, level)
+    low = sum(size for name, size in sizes.items() if name.endswith("_l"))
+    assert 0.03 < low / sum(sizes.values()) < 0.8
+    for name in ("high_y", "high_z"):
+        up = model.entropy_model.get_submodule(f"{name}.up_low")
+        blind = up.register_forward_hook(lambda module, inputs, out: torch.zeros_like(out))
+        blind_sizes, blind_loss = cost(model, level)
+        blind.remove()
+        if name == "high_y":
+            assert blind_loss > 1.1 * loss
+        else:
+            assert blind_sizes["z_h"] > 2 * sizes["z_h"]
