@@ -331,25 +331,26 @@ def table_index(scale: Tensor, margin: float = MARGIN) -> tuple[np.ndarray, np.n
         MismatchError: a scale is not a number.
     """
     scale = scale.reshape(-1)
-    if not bool(torch.isfinite(scale).all()):
+    # One sum tells whether any value is infinite or NaN.
+    if not bool(scale.sum().isfinite()):
         raise MismatchError("the entropy parameters are not finite: the weights do not fit this picture")
     index = np.zeros(len(scale), np.uint8)
     # Most scales lie well below the first border; what is not 0 or close to it needs the logarithm.
     where = (scale > SKIP_SCALE * (1 - 1e-6)).nonzero()[:, 0]
-    position = (scale[where] / SKIP_SCALE).log_().div_(LOG_STEP)
+    position = (scale.index_select(0, where) / SKIP_SCALE).log_().div_(LOG_STEP)
     nearest = position.round()
-    close = ((position - nearest).abs() < margin / LOG_STEP) & (nearest >= 0) & (nearest < TABLES - 1)
-    index[where.numpy()] = position.ceil().clamp_(0, TABLES - 1).to(torch.uint8).numpy()
+    close = ((position - nearest).abs_() < margin / LOG_STEP).nonzero()[:, 0]
+    close = close[(nearest[close] >= 0) & (nearest[close] < TABLES - 1)]
+    index[where.numpy()] = position.ceil_().clamp_(0, TABLES - 1).to(torch.uint8).numpy()
     return index, where[close].numpy()
 
 
 def _groups(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions with a table other than 0, ordered by table, stable, and where each table begins."""
-    coded = np.flatnonzero(index)
-    order = coded[np.argsort(index[coded], kind="stable")]
-    counts = np.bincount(index, minlength=TABLES)
-    counts[0] = 0
-    return order, np.concatenate([[0], np.cumsum(counts)])
+    coded = np.flatnonzero(index != 0)
+    tables = index[coded]
+    order = coded[np.argsort(tables, kind="stable")]
+    return order, np.concatenate([[0], np.cumsum(np.bincount(tables, minlength=TABLES))])
 
 
 def _round(x: Tensor) -> Tensor:
