@@ -49,7 +49,7 @@ _TRANSFORM_KEYS = ("stem", "stages", "top", "latent")
 
 WEIGHTS = Weights(
     file="3dm-weconvene-base.safetensors",
-    sha256="5af50051a0a4bde53e45bde844ae126a0c4a1fdd9419752f4470d4736043c942",
+    sha256="40d589ef04f9abec8aea45ba5c13e594a247c35321d414ab3697a1c6c14fcd38",
     size=7_488_400,
 )
 
