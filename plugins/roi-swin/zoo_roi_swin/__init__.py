@@ -48,7 +48,7 @@ PAPER_PRESET = {
 _SHARED = ("latent", "hyper_latent", "mlp_ratio", "condition", "hidden")
 WEIGHTS = Weights(
     file="roi-swin-base.safetensors",
-    sha256="51173c2986f84ddc8c53f1362bc7d7985c8d88dace70fb9173eb75fb35e54bfd",
+    sha256="f52be56346bc9e0c1231fc34b70e94ac345e53d18ca3a0c24c8cb8833b11dd17",
     size=7_839_674,
 )
 
