@@ -106,7 +106,7 @@ class Estimator(Coder):
         symbols, seen = self._quantise((_wide(latent) - prior.medians) * scale)
         # The interval of one symbol is one step wide where the density is learned.
         likelihood = prior.likelihood(seen * step + prior.medians, 0.5 * step)
-        likelihood = self._bounded(likelihood, symbols, 1 / TOTAL)
+        likelihood = self._bounded(likelihood, symbols)
         return self._add(name, likelihood, symbols * step + prior.medians)
 
     def gaussian(self, name, latent, mean, scale, gain=None):
@@ -115,9 +115,7 @@ class Estimator(Coder):
         if gain is not None:
             residual, deviation = residual * _wide(gain.scale), deviation * _wide(gain.scale)
         symbols, seen = self._quantise(residual)
-        likelihood = self._bounded(
-            _gaussian_likelihood(seen, deviation), symbols, _gaussian_escape(deviation)
-        )
+        likelihood = self._bounded(_gaussian_likelihood(seen, deviation), symbols, deviation)
         if not self.training:
             skipped = deviation <= SKIP_SCALE
             symbols, likelihood = symbols.masked_fill(skipped, 0), likelihood.masked_fill(skipped, 1)
@@ -154,16 +152,18 @@ class Estimator(Coder):
         noisy = x + torch.empty_like(x).uniform_(-0.5, 0.5)
         return (noisy if self.noise_downstream else round_ste(x)), noisy
 
-    def _bounded(self, likelihood: Tensor, symbols: Tensor, escape: Tensor | float) -> Tensor:
+    def _bounded(self, likelihood: Tensor, symbols: Tensor, scale: Tensor | None = None) -> Tensor:
         """Likelihoods that are never 0: with a lower bound in training, else those of a file.
 
-        There, a symbol rarer than half a slot costs an escape of this probability, and the bytes of its value.
+        There, a symbol rarer than half a slot costs an escape and the bytes of its value. Escapes have one slot; in
+        the tables of normal variables it is a quarter of a wide `scale`.
         """
         if self.training:
             return lower_bound(likelihood, LIKELIHOOD_BOUND)
+        slots = 1.0 if scale is None else (0.25 * scale).clamp_min(1)
         magnitude = symbols.abs()
         count = 1 + sum((magnitude >= end).to(likelihood.dtype) for end in _VARINT_ENDS)
-        return torch.where(likelihood < 0.5 / TOTAL, escape * 2.0 ** (-8 * count), likelihood)
+        return torch.where(likelihood < 0.5 / TOTAL, slots / TOTAL * 2.0 ** (-8 * count), likelihood)
 
     def _add(self, name: str, likelihood: Tensor, value: Tensor) -> Tensor:
         self._likelihoods.setdefault(name, []).append(likelihood)
@@ -181,8 +181,3 @@ def _gaussian_likelihood(x: Tensor, scale: Tensor) -> Tensor:
     factor = -math.sqrt(0.5) / lower_bound(scale, SCALE_BOUND)
     distance = x.abs()
     return 0.5 * (torch.erfc(factor * (0.5 - distance)) - torch.erfc(factor * (-0.5 - distance)))
-
-
-def _gaussian_escape(scale: Tensor) -> Tensor:
-    """Probability of the escape in the tables of normal variables: one slot, or a quarter of a wide scale."""
-    return (0.25 * scale).clamp_min(1) / TOTAL
