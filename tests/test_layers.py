@@ -17,7 +17,7 @@ from zoo_core.layers import residual
 from zoo_core.layers.bound import lower_bound, round_ste
 from zoo_core.layers.gdn import GDN
 from zoo_core.layers.rate import RateAffine, RateGains, interpolate
-from zoo_core.layers.wavelet import WAVELETS, dwt, dwt2, idwt2
+from zoo_core.layers.wavelet import WAVELETS, dwt, dwt2, dwt_channels, idwt2, idwt_channels
 
 SIZES = [(1, 1), (1, 6), (2, 3), (7, 9), (8, 8), (33, 64)]
 FILTERS = ("haar", "5/3", "9/7")
@@ -92,6 +92,38 @@ def test_axes_count_from_both_ends(wavelet: str) -> None:
     x = noise(2, 6, 4)
     for ours, theirs in zip(dwt(x, 1, wavelet), dwt(x, -2, wavelet), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("wavelet", WAVELETS)
+def test_channels_are_an_axis_like_others(wavelet: str) -> None:
+    x = noise(2, 10, 3, 4)
+    bands = dwt_channels(x, wavelet)
+    for ours, lifted in zip(bands, dwt(x, 1, wavelet), strict=True):
+        assert (ours - lifted).abs().max() < 1e-12
+    assert (idwt_channels(*bands, wavelet) - x).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("wavelet", WAVELETS)
+@pytest.mark.parametrize("size", [(7, 9), (8, 6)])
+def test_wavelets_keep_the_memory_format(wavelet: str, size: tuple[int, int]) -> None:
+    x = noise(2, 4, *size)
+    packed = x.to(memory_format=torch.channels_last)
+    bands, packed_bands = dwt2(x, wavelet), dwt2(packed, wavelet)
+    back = idwt2(
+        *(band.contiguous(memory_format=torch.channels_last) for band in packed_bands), size, wavelet
+    )
+    for ours, theirs in zip(packed_bands, bands, strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(back, idwt2(*bands, size, wavelet))
+    assert back.stride(1) == 1
+
+
+@pytest.mark.parametrize("wavelet", WAVELETS)
+def test_wavelets_pass_gradients(wavelet: str) -> None:
+    x = noise(1, 4, 5, 6).requires_grad_()
+    torch.autograd.gradcheck(lambda x: dwt2(x, wavelet), x)
+    torch.autograd.gradcheck(lambda x: idwt2(*dwt2(x, wavelet), (5, 6), wavelet), x)
+    torch.autograd.gradcheck(lambda x: idwt_channels(*dwt_channels(x, wavelet), wavelet), x)
 
 
 # --- CompressAI's layers ----------------------------------------------------------------------------

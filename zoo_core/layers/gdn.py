@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.layers.bound import lower_bound
+from zoo_core.layers.inplace import multiplied
 
 _PEDESTAL = 2.0**-36
 
@@ -29,4 +30,4 @@ class GDN(nn.Module):
         beta = lower_bound(self.beta, self.beta_bound) ** 2 - _PEDESTAL
         gamma = lower_bound(self.gamma, _PEDESTAL**0.5) ** 2 - _PEDESTAL
         norm = F.conv2d(x * x, gamma[:, :, None, None], beta)
-        return x * (norm.sqrt() if self.inverse else norm.rsqrt())
+        return multiplied(norm.sqrt_() if self.inverse else norm.rsqrt_(), x)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.layers.gdn import GDN
+from zoo_core.layers.inplace import added
 from zoo_core.layers.precision import full_precision
 
 SLOPE = 0.01
@@ -87,7 +88,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.leaky_relu(self.conv1(x), self.slope, inplace=True)
-        return x + F.leaky_relu(self.conv2(out), self.slope, inplace=True)
+        return added(F.leaky_relu(self.conv2(out), self.slope, inplace=True), x)
 
 
 def residual_blocks(channels: int, count: int, slope: float = SLOPE) -> list[nn.Module]:
@@ -109,7 +110,7 @@ class ResidualBlockWithStride(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.leaky_relu(self.conv1(x), self.slope, inplace=True)
-        return self.gdn(self.conv2(out)) + self.skip(x)
+        return added(self.gdn(self.conv2(out)), self.skip(x))
 
 
 class ResidualBlockUpsample(nn.Module):
@@ -125,4 +126,4 @@ class ResidualBlockUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.leaky_relu(self.subpel(x), self.slope, inplace=True)
-        return self.igdn(self.conv(out)) + self.skip(x)
+        return added(self.igdn(self.conv(out)), self.skip(x))

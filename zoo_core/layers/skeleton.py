@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.interfaces import Shape, Transform
+from zoo_core.layers.inplace import added
 from zoo_core.layers.residual import (
     SLOPE,
     PreciseConv2d,
@@ -40,7 +41,7 @@ class CoreDown(nn.Module):
         self.skip = StridedPointwise(in_ch, out_ch, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.core(F.leaky_relu(self.conv1(x), SLOPE, inplace=True)) + self.skip(x)
+        return added(self.core(F.leaky_relu(self.conv1(x), SLOPE, inplace=True)), self.skip(x))
 
 
 class CoreUp(nn.Module):
@@ -53,7 +54,7 @@ class CoreUp(nn.Module):
         self.skip = subpel_conv(in_ch, out_ch, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.core(F.leaky_relu(self.subpel(x), SLOPE, inplace=True)) + self.skip(x)
+        return added(self.core(F.leaky_relu(self.subpel(x), SLOPE, inplace=True)), self.skip(x))
 
 
 def resamplers(core: Callable[[int, bool], nn.Module] | None) -> tuple[Resampler, Resampler]:

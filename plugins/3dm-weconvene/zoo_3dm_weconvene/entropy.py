@@ -10,11 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo_3dm_weconvene.transform import CHANNELS, cores
+from zoo_3dm_weconvene.transform import cores
 from zoo_core.entropy.subbands import SubbandEntropy, Subbands, separate_slices
 from zoo_core.errors import UsageError
 from zoo_core.layers.skeleton import resamplers
 from zoo_core.layers.wavelet import dwt, dwt2, idwt, idwt2
+
+CHANNELS = 1
+"""Axis of the first DWT."""
 
 NAMES = ("y_low", "y_high")
 """Likelihoods of the two groups."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo_3dm_weconvene.transform import CHANNELS, Core3D, SpatialCore, WaveletTransform3D
+from zoo_3dm_weconvene.transform import Core3D, SpatialCore, WaveletTransform3D
 from zoo_core.errors import UsageError
 from zoo_core.layers.gdn import GDN
-from zoo_core.layers.wavelet import dwt, dwt2
+from zoo_core.layers.wavelet import dwt2, dwt_channels
 from zoo_core.model import CodecModel
 from zoo_core.training.block_start import GAMMA, block_transform, zero
 from zoo_core.training.scale_start import start_subbands
@@ -36,7 +36,7 @@ def _pass_through(core: nn.Module, active: int, offset: float) -> None:
     channels = sum(half.conv_low.out_channels for half in core.halves)
     x = torch.zeros(1, channels, 8, 8)
     x[:, :active] = offset
-    parts = dwt(x, CHANNELS, core.wavelet) if len(core.halves) == 2 else (x,)
+    parts = dwt_channels(x, core.wavelet) if len(core.halves) == 2 else (x,)
     for half, part in zip(core.halves, parts, strict=True):
         for _ in half.conv_high:
             part = dwt2(part, half.wavelet)[0]

@@ -17,10 +17,7 @@ from zoo_core.layers.gdn import GDN
 from zoo_core.layers.precision import full_precision
 from zoo_core.layers.residual import conv3x3
 from zoo_core.layers.skeleton import ResidualTransform
-from zoo_core.layers.wavelet import dwt, dwt2, idwt, idwt2
-
-CHANNELS = 1
-"""Axis of the first DWT."""
+from zoo_core.layers.wavelet import dwt2, dwt_channels, idwt2, idwt_channels
 
 
 class SpatialCore(nn.Module):
@@ -86,9 +83,9 @@ class Core3D(nn.Module):
     def _core(self, x: Tensor) -> Tensor:
         if len(self.halves) == 1:
             return self.halves[0](x)
-        parts = dwt(x, CHANNELS, self.wavelet)  # 2 x (B, C/2, H, W)
+        parts = dwt_channels(x, self.wavelet)  # 2 x (B, C/2, H, W)
         low, high = (half(part) for half, part in zip(self.halves, parts, strict=True))
-        return idwt(low, high, CHANNELS, self.wavelet)
+        return idwt_channels(low, high, self.wavelet)
 
 
 def cores(

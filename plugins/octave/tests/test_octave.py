@@ -372,6 +372,36 @@ def test_fidelity_is_the_mean_square_of_what_low_does_not_tell() -> None:
     assert float(fidelity.fidelity(values).detach().max()) == 0
 
 
+def fidelity_after_training(weight: float, folder: Path) -> float:
+    """L_IF of six crops after 150 steps, by helpers that are fitted to the latents anew."""
+    torch.manual_seed(0)
+    model = build(**SMALL, variable_rate=True)
+    fidelity = objective(model, weight=weight, until=1.0)
+    assert isinstance(fidelity, InformationFidelity)
+    photo = Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
+    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1).contiguous()
+    recipe = Recipe(steps=150, batch=2, crop=128, bf16=False, warmup=10)
+    trainer = Trainer(model, RandomCrops([pixels], 128, 1.0, 0), recipe, folder, objective=fidelity)
+    for _ in range(recipe.steps):
+        trainer.train_step()
+    crops = torch.stack([pixels[:, y : y + 256, x : x + 256] for y in (0, 200, 344) for x in (0, 256)])
+    with torch.no_grad():
+        _, coder = model.eval().estimate(crops / 255, torch.full((6,), 3.0))
+    values = {name: value.detach() for name, value in coder.values.items()}
+    optimiser = torch.optim.Adam(fidelity.parameters(), 1e-2)
+    for _ in range(200):
+        optimiser.zero_grad()
+        loss = fidelity.fidelity(values).mean()
+        loss.backward()
+        optimiser.step()
+    return float(loss.detach())
+
+
+def test_fidelity_pulls_the_resolutions_together(tmp_path: Path) -> None:
+    with_loss, without = (fidelity_after_training(weight, tmp_path / str(weight)) for weight in (1.0, 0.0))
+    assert with_loss < 0.5 * without
+
+
 def test_rates_of_all_six_latents_are_reported() -> None:
     model = build(**SMALL, variable_rate=True).eval()
     with torch.inference_mode():
