@@ -492,6 +492,7 @@ def test_impossible_settings(settings: dict[str, float]) -> None:
         ({"order": "lh"}, {}),
         ({"order": "none"}, {}),
         ({"lr_off": True}, {}),
+        ({"checkerboard": True}, {}),
         ({"slices": (7, 7), "lr_slices": (10,)}, {}),
     ],
 )
@@ -517,7 +518,9 @@ def started() -> CodecModel:
     return model
 
 
-@pytest.mark.parametrize("switches", [{}, {"lr_off": True}, {"lr_slices": (16, 8), "order": "lh"}])
+@pytest.mark.parametrize(
+    "switches", [{}, {"lr_off": True}, {"checkerboard": True}, {"lr_slices": (16, 8), "order": "lh"}]
+)
 def test_start_is_transform_coding(switches: dict) -> None:
     """Every photo passes through the untrained transforms with the quality of its principal components."""
     model = build(**(BASE | switches))

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.entropy.autoregressive import ChannelAutoregression, JointSlice, convolutions
+from zoo_core.entropy.checkerboard import CheckerboardSlice
 from zoo_core.entropy.coder import Coder
 from zoo_core.entropy.factorized import FactorizedPrior
 from zoo_core.errors import UsageError
 from zoo_core.interfaces import EntropyModel, Shape
+from zoo_core.layers.checkerboard import CheckerboardContext
 from zoo_core.layers.rate import RateAffine, RateGains
 from zoo_core.layers.residual import conv3x3, subpel_conv
 from zoo_dual_branch.transform import SLOPE
@@ -51,6 +53,7 @@ class Branch(nn.Module):
         condition: channels of c; 0 for none.
         parameter_net, lrp_net: of every slice.
         variable_rate: one set of weights for all levels, by gains.
+        checkerboard: slices in two passes, for the ablation.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Branch(nn.Module):
         parameter_net: Net,
         lrp_net: Net,
         variable_rate: bool,
+        checkerboard: bool = False,
     ):
         super().__init__()
         self.name, self.latent, self.hyper_latent = name, sum(slices), hyper_latent
@@ -76,7 +80,8 @@ class Branch(nn.Module):
         shuffled = [subpel_conv(hyper_latent, hyper_latent, 2) for _ in range(halvings)]
         self.h_s = _activated(*shuffled, conv3x3(hyper_latent, params))
         self.prior = FactorizedPrior(hyper_latent)
-        make = partial(_slice, params + condition, parameter_net, lrp_net)
+        kind = _two_pass_slice if checkerboard else _slice
+        make = partial(kind, params + condition, parameter_net, lrp_net)
         self.charm = ChannelAutoregression(slices, make)
         self.gains = RateGains(self.latent) if variable_rate else None
         self.hyper_gains = RateGains(hyper_latent) if variable_rate else None
@@ -104,13 +109,55 @@ def _slice(
     """Networks of a slice of `width` channels with `before` channels in the slices before it."""
     seen = context + before
     parameters = convolutions((seen, *parameter_net[0], 2 * width), parameter_net[1], _activation)
-    last = parameters[-1]
-    assert isinstance(last, nn.Conv2d) and last.bias is not None
-    with torch.no_grad():
-        # Near one quantisation step: a scale below its bound has no gradient.
-        last.bias[width:] = torch.linspace(0.5, 2, width)
+    _near_one_step(parameters, slice(width, None))
     lrp = convolutions((seen + width, *lrp_net[0], width), lrp_net[1], _activation)
     return JointSlice(width, parameters, lrp)
+
+
+@torch.no_grad()
+def _near_one_step(net: nn.Sequential, scales: slice) -> None:
+    """Let the outputs `scales` start near one quantisation step: a scale below its bound has no gradient."""
+    last = net[-1]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
+    own = last.bias[scales]
+    own.copy_(torch.linspace(0.5, 2, len(own)))
+
+
+class TwoPassSlice(CheckerboardSlice):
+    """A slice in the two passes of a checkerboard, whose networks share their first convolution.
+
+    Args:
+        seen: channels of the context.
+        parameter_net: its first layer is shared by both passes and runs on the whole map; the others are 1x1.
+    """
+
+    def __init__(self, seen: int, width: int, parameter_net: Net, lrp_net: Net):
+        (features, *inner), (kernel, *_) = parameter_net
+        around = 2 * width
+        anchors, others = (
+            convolutions((features + local, *inner, 2 * width), (1,) * (len(inner) + 1), _activation)
+            for local in (0, around)
+        )
+        first, second = (
+            convolutions((seen + width, *lrp_net[0], width), lrp_net[1], _activation) for _ in range(2)
+        )
+        for net in (anchors, others):
+            _near_one_step(net, slice(width))
+        super().__init__(
+            width, anchors, others, CheckerboardContext(width, around), predictions=(first, second)
+        )
+        self.shared = convolutions((seen, features), (kernel,), _activation)
+
+    def support(self, context: Tensor) -> Tensor:
+        """(B, seen, H, W) -> (B, features, H, W)."""
+        return _activation()(self.shared(context))
+
+
+def _two_pass_slice(
+    context: int, parameter_net: Net, lrp_net: Net, _index: int, before: int, width: int
+) -> TwoPassSlice:
+    """`_slice` as a checkerboard."""
+    return TwoPassSlice(context + before, width, parameter_net, lrp_net)
 
 
 def _condition_net(order: str, latents: tuple[int, int], channels: int) -> nn.Sequential:
@@ -134,6 +181,7 @@ class DualBranchEntropy(EntropyModel):
         parameter_net, lrp_net: inner widths and kernel sizes of the networks of every slice.
         order: "hl", "lh" or "none"; only the condition network of that order is built.
         lr_off: ablation with a single branch, which has no LR latent.
+        checkerboard: ablation in which every slice of y_h takes the two passes of a checkerboard.
         variable_rate: one set of weights for all levels, by gains, one set for each of y_h, y_l, z_h, z_l.
 
     Raises:
@@ -154,6 +202,7 @@ class DualBranchEntropy(EntropyModel):
         lrp_net: Net,
         order: str = "hl",
         lr_off: bool = False,
+        checkerboard: bool = False,
         variable_rate: bool = False,
     ):
         super().__init__()
@@ -163,7 +212,7 @@ class DualBranchEntropy(EntropyModel):
         self.downscale = 2**halvings
         nets = (parameter_net, lrp_net, variable_rate)
         given = {name: condition if self.order == name else 0 for name in ORDERS}
-        self.hr = Branch("h", slices, hyper_latent, params, halvings, given["lh"], *nets)
+        self.hr = Branch("h", slices, hyper_latent, params, halvings, given["lh"], *nets, checkerboard)
         self.lr: Branch | None = None
         self.condition: nn.Module | None = None
         self.latent_channels = (self.hr.latent,)

@@ -8,7 +8,7 @@ Steps pass linearly through the DOWN and UP blocks; residual branches start at z
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from zoo_core.errors import UsageError
 from zoo_core.layers.residual import ResidualBlock, ResidualBlockUpsample, ResidualBlockWithStride
 from zoo_core.model import CodecModel
 from zoo_core.training.block_start import GAMMA, GREY, HAAR, STEP, zero
-from zoo_dual_branch.entropy import DualBranchEntropy
+from zoo_dual_branch.entropy import DualBranchEntropy, TwoPassSlice
 from zoo_dual_branch.transform import DualBranchTransform
 
 _MARGIN = 0.1
@@ -226,8 +226,18 @@ def _scales(entropy_model: DualBranchEntropy, axes: _Axes) -> None:
     for branch, scales in ((entropy_model.hr, axes.high_scales), (entropy_model.lr, axes.low_scales)):
         start = 0
         for nets in () if branch is None else branch.charm.slices:
-            last = nets.parameters_net[-1]
-            last.weight.mul_(_QUIET)
-            last.bias[: nets.width] = 0
-            last.bias[nets.width :] = scales[start : start + nets.width].float()
+            own = scales[start : start + nets.width].float()
+            for net, mean, scale in _parameter_layers(nets):
+                net.weight.mul_(_QUIET)
+                net.bias[mean] = 0
+                net.bias[scale] = own
             start += nets.width
+
+
+def _parameter_layers(nets: nn.Module) -> Iterator[tuple[nn.Conv2d, slice, slice]]:
+    """Last layers of a slice's parameter networks, and which of their outputs are means and scales."""
+    first, second = slice(None, nets.width), slice(nets.width, None)
+    if isinstance(nets, TwoPassSlice):
+        yield from ((net[-1], second, first) for net in (nets.anchors, nets.others))
+    else:
+        yield nets.parameters_net[-1], first, second
