@@ -182,6 +182,9 @@ def test_a_broken_batch_leaves_the_weights_alone(photos, tmp_path) -> None:
     run.crops.batch = lambda count: torch.full((count, 3, 64, 64), float("nan"))
     run.train_step()
     assert all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True))
+    run.crops.batch = lambda count: torch.rand(count, 3, 64, 64)
+    run.train_step()
+    assert not all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True))
 
 
 def test_lambda_is_geometric_between_levels() -> None:

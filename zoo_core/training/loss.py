@@ -46,6 +46,17 @@ class LevelBalance:
     def __call__(self, loss: Tensor, distortion: Tensor, level: Tensor) -> Tensor:
         """Mean of the weighted losses; loss, distortion and level are those of each sample, (B,)."""
         index = level.round().long() - 1
-        for i, value in zip(index.tolist(), distortion.detach().tolist(), strict=True):
-            self.mean[i] = self.momentum * self.mean[i] + (1 - self.momentum) * value
-        return (loss / self.mean.to(loss.device)[index]).mean()
+        self.mean = self._after(index, distortion.detach())
+        return (loss / self.mean[index]).mean()
+
+    def _after(self, index: Tensor, distortion: Tensor) -> Tensor:
+        """The running means with a batch more, on its device, so that a GPU need not stop for them.
+
+        What is not finite does not count: it would stay in the mean for ever.
+        """
+        finite = distortion.isfinite()
+        levels = torch.arange(len(self.mean), device=distortion.device)
+        member = ((index[:, None] == levels) & finite[:, None]).to(distortion.dtype)  # (B, levels)
+        count = member.sum(0)
+        average = distortion.where(finite, 0) @ member / count.clamp_min(1)
+        return torch.lerp(average, self.mean.to(average), self.momentum**count)
