@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 
 import constriction
 import numpy as np
@@ -71,8 +72,7 @@ class Encoder(_Checksummed):
         with stage("coder"):
             values = _rows(symbols)  # (C, H*W)
             self._checksum(values)
-            for row, table in zip(values, prior.tables(level), strict=True):
-                self._put(row, table)
+            self._put(values.reshape(-1), _even(*values.shape), prior.tables(level))
         return symbols * _step(gain) + prior.medians.double()
 
     def gaussian(self, name, latent, mean, scale, gain=None):
@@ -85,13 +85,10 @@ class Encoder(_Checksummed):
             self._choices += [(self._decisions + i, int(index[i])) for i in near.tolist()]
             self._decisions += len(index)
             values = symbols.reshape(-1).numpy().astype(np.int32)
-            values[index == 0] = 0
+            values *= index != 0
             self._checksum(values)
             order, bounds = _groups(index)
-            ordered = values[order]
-            for i in range(1, TABLES):
-                if bounds[i] < bounds[i + 1]:
-                    self._put(ordered[bounds[i] : bounds[i + 1]], gaussian_tables()[i])
+            self._put(values[order], bounds, _coded_tables())
         return mean + torch.from_numpy(values).double().view_as(mean) * _step(gain)
 
     def mixture(self, name, latent, parameters, gain=None):
@@ -143,13 +140,15 @@ class Encoder(_Checksummed):
         count("latent", values.size)
         super()._checksum(values)
 
-    def _put(self, values: np.ndarray, table: Table) -> None:
-        index = values - table.first
-        outside = (index < 0) | (index >= table.escape)
+    def _put(self, values: np.ndarray, bounds: np.ndarray, tables: Sequence[Table]) -> None:
+        """Code values (N,), of which bounds[i] to bounds[i + 1] have the table i."""
+        first, escape = _ends(bounds, tables)
+        index = values - first
+        outside = (index < 0) | (index >= escape)
         if outside.any():
             self._put_escapes(values[outside].tolist())
-            index = np.where(outside, table.escape, index)
-        self._parts.append((index.astype(np.int32), table.model))
+            index = np.where(outside, escape, index)
+        self._parts += [(index[start:stop], table.model) for start, stop, table in _runs(bounds, tables)]
 
     def payload(self) -> bytes:
         """The bytes of the symbols section."""
@@ -192,8 +191,7 @@ class Decoder(_Checksummed):
     def factorized(self, name, latent, prior, shape, gain=None, level=None):
         channels, height, width = shape
         with stage("coder"):
-            rows = [self._get(height * width, table) for table in prior.tables(level)]
-            values = np.stack(rows)
+            values = self._get(_even(channels, height * width), prior.tables(level))
             self._checksum(values)
         symbols = torch.from_numpy(values).double().view(1, channels, height, width)
         return symbols * _step(gain) + prior.medians.double()
@@ -206,10 +204,7 @@ class Decoder(_Checksummed):
                 index[place] = choice
             order, bounds = _groups(index)
             values = np.zeros(len(index), np.int32)
-            for i in range(1, TABLES):
-                if bounds[i] < bounds[i + 1]:
-                    count = int(bounds[i + 1] - bounds[i])
-                    values[order[bounds[i] : bounds[i + 1]]] = self._get(count, gaussian_tables()[i])
+            values[order] = self._get(bounds, _coded_tables())
             self._checksum(values)
         return mean + torch.from_numpy(values).double().view_as(mean) * _step(gain)
 
@@ -249,7 +244,7 @@ class Decoder(_Checksummed):
         first = window.first.numpy()
         values = slot + first
         escaped = np.flatnonzero(slot == window.escape)
-        values[escaped] = self._escaped(first[escaped], window.escape)
+        values[escaped] = self._escaped(first[escaped], slot[escaped])
         return values
 
     def finish(self) -> None:
@@ -268,24 +263,26 @@ class Decoder(_Checksummed):
         self._decisions = end
         return listed
 
-    def _get(self, count: int, table: Table) -> np.ndarray:
-        if count == 0:
-            return np.zeros(0, np.int32)
-        index = self._ans.decode(table.model, count)
-        values = index + np.int32(table.first)
-        escaped = np.flatnonzero(index == table.escape)
-        values[escaped] = self._escaped(np.full(len(escaped), table.first), table.escape)
+    def _get(self, bounds: np.ndarray, tables: Sequence[Table]) -> np.ndarray:
+        """Values int32 (N,), of which bounds[i] to bounds[i + 1] have the table i."""
+        first, escape = _ends(bounds, tables)
+        index = np.empty(len(first), np.int32)
+        for start, stop, table in _runs(bounds, tables):
+            index[start:stop] = self._ans.decode(table.model, stop - start)
+        escaped = np.flatnonzero(index == escape)
+        values = index + first
+        values[escaped] = self._escaped(first[escaped], escape[escaped])
         return values
 
-    def _escaped(self, first: np.ndarray, count: int) -> list[int]:
-        """The next escaped values, each of which lies outside of first, ..., first + count - 1."""
+    def _escaped(self, first: np.ndarray, count: np.ndarray) -> list[int]:
+        """The next escaped values, each of which lies outside of its first, ..., first + count - 1."""
         if len(first) > len(self._escapes) - self._escape:  # each escape takes a byte at least
             raise MismatchError(_MISMATCH)
         values = []
-        for lowest in first.tolist():
+        for lowest, size in zip(first.tolist(), count.tolist(), strict=True):
             code, self._escape = _read_varint(self._escapes, self._escape)
             value = code >> 1 if code % 2 == 0 else -((code + 1) >> 1)
-            if abs(value) > MAX_SYMBOL or lowest <= value < lowest + count:
+            if abs(value) > MAX_SYMBOL or lowest <= value < lowest + size:
                 raise MismatchError(_MISMATCH)
             values.append(value)
         return values
@@ -346,11 +343,35 @@ def table_index(scale: Tensor, margin: float = MARGIN) -> tuple[np.ndarray, np.n
 
 
 def _groups(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions with a table other than 0, ordered by table, stable, and where each table begins."""
+    """Positions with a table other than 0, ordered by table, stable; where each of those begins and the last ends."""
     coded = np.flatnonzero(index != 0)
     tables = index[coded]
     order = coded[np.argsort(tables, kind="stable")]
-    return order, np.concatenate([[0], np.cumsum(np.bincount(tables, minlength=TABLES))])
+    return order, np.cumsum(np.bincount(tables, minlength=TABLES))
+
+
+@functools.cache
+def _coded_tables() -> list[Table]:
+    """The Gaussian tables from index 1."""
+    return [table for _, table in sorted(gaussian_tables().items())]
+
+
+def _even(count: int, size: int) -> np.ndarray:
+    """Bounds of `count` groups of equal size."""
+    return np.arange(count + 1) * size
+
+
+def _ends(bounds: np.ndarray, tables: Sequence[Table]) -> tuple[np.ndarray, np.ndarray]:
+    """First symbol and index of the escape of the table of each value, int32 (N,), grouped by `bounds`."""
+    ends = np.array([(table.first, table.escape) for table in tables], np.int32)
+    first, escape = ends.repeat(np.diff(bounds), 0).T
+    return first, escape
+
+
+def _runs(bounds: np.ndarray, tables: Sequence[Table]) -> Iterator[tuple[int, int, Table]]:
+    """Where the values of each table begin and end; tables without any are left out."""
+    ends = zip(bounds[:-1].tolist(), bounds[1:].tolist(), tables, strict=True)
+    return ((start, stop, table) for start, stop, table in ends if start < stop)
 
 
 def _round(x: Tensor) -> Tensor:
