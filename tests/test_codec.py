@@ -96,7 +96,9 @@ def test_verify_is_a_real_decode(codec, monkeypatch):
     x = picture(32, 32)
     assert codec.encode(x, verify=True) == codec.encode(x)
     put = stream.Encoder._put
-    monkeypatch.setattr(stream.Encoder, "_put", lambda self, values, table: put(self, values[::-1], table))
+    monkeypatch.setattr(
+        stream.Encoder, "_put", lambda self, values, *groups: put(self, values[::-1], *groups)
+    )
     codec.encode(x)
     with pytest.raises(ZooError):
         codec.encode(x, verify=True)
