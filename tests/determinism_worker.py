@@ -117,7 +117,7 @@ class Walk(Recorder):
     def gaussian(self, name, latent, mean, scale, gain=None):
         factor, step = (1.0, 1.0) if gain is None else gain
         symbols = ((latent - mean) * factor).round()
-        self._keep([stream.table_index(one)[0] for one in scale * factor], symbols)
+        self._keep([stream.table_index(one) for one in scale * factor], symbols)
         return mean + symbols * step
 
     def mixture(self, name, latent, parameters, gain=None):

@@ -110,7 +110,7 @@ def listing_many() -> Iterator[None]:
     """Encode with a wide margin of the choices that are listed; decoders obey any list."""
     with (
         mock.patch.object(stream, "MARGIN", MARGIN),
-        mock.patch.object(stream.table_index, "__defaults__", (MARGIN,)),
+        mock.patch.object(stream.choices, "__defaults__", (MARGIN,)),
     ):
         yield
 

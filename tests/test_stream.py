@@ -14,7 +14,7 @@ from reference_decoder import Reference
 from zoo_core.entropy import stream, tables
 from zoo_core.entropy.coder import Estimator
 from zoo_core.entropy.factorized import FactorizedPrior
-from zoo_core.entropy.stream import Decoder, Encoder, table_index
+from zoo_core.entropy.stream import Decoder, Encoder, choices, table_index
 from zoo_core.errors import CorruptFileError, FileError, MismatchError, WrongWeightsError, ZooError
 from zoo_core.layers.rate import RateGains
 from zoo_core.model import bits
@@ -63,8 +63,9 @@ def test_table_of_a_scale():
     scales = torch.tensor(
         [1e-6, 0.119, 0.121, border * 0.999, border * 1.001, 255.0, 1e9], dtype=torch.float64
     )
-    index, near = table_index(scales)
-    assert index.tolist() == [0, 0, 1, 5, 6, 63, 63]
+    assert table_index(scales).tolist() == [0, 0, 1, 5, 6, 63, 63]
+    where, table, near = choices(scales)
+    assert where.tolist() == [2, 3, 4, 5, 6] and table.tolist() == [1, 5, 6, 63, 63]
     assert not len(near)
     with pytest.raises(MismatchError, match="not finite"):
         table_index(torch.tensor([float("nan")], dtype=torch.float64))
@@ -124,7 +125,7 @@ def test_plain_python_reads_the_same_symbols():
     assert payload[4] == 0  # no escapes
     words = payload[5:] + b"\0" * (-len(payload[5:]) % 4)
     reference = Reference(list(struct.unpack(f"<{len(words) // 4}I", words)))
-    index, _ = table_index(scale)
+    index = table_index(scale)
     symbols = np.zeros(len(index), int)
     for i in range(1, 64):
         for position in np.flatnonzero(index == i):
@@ -147,6 +148,15 @@ def test_calibration_lists_close_choices_and_obeys_the_list():
     decoder = Decoder(encoder.payload(), encoder.calibration())
     assert torch.equal(decoder.gaussian("y", None, mean, moved), known)
     decoder.finish()
+
+
+def test_a_listed_choice_far_from_any_border_is_refused():
+    latent, mean, scale = field(5)
+    scale.view(-1)[7] = 1e-3  # skipped
+    encoder = Encoder()
+    encoder.gaussian("y", latent, mean, scale)
+    with pytest.raises(MismatchError):
+        Decoder(encoder.payload(), bytes([7, 1])).gaussian("y", None, mean, scale)
 
 
 def test_unlisted_close_choice_is_refused():

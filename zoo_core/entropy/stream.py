@@ -81,14 +81,15 @@ class Encoder(_Checksummed):
             residual, deviation = residual * gain.scale, deviation * gain.scale
         symbols = _round(residual)
         with stage("coder"):
-            index, near = table_index(deviation)
-            self._choices += [(self._decisions + i, int(index[i])) for i in near.tolist()]
-            self._decisions += len(index)
-            values = symbols.reshape(-1).numpy().astype(np.int32)
-            values *= index != 0
+            where, table, near = choices(deviation)
+            self._choices += [(self._decisions + int(where[i]), int(table[i])) for i in near]
+            self._decisions += deviation.numel()
+            order, bounds = _groups(where, table)
+            ordered = symbols.reshape(-1).numpy()[order].astype(np.int32)
+            values = np.zeros(deviation.numel(), np.int32)
+            values[order] = ordered
             self._checksum(values)
-            order, bounds = _groups(index)
-            self._put(values[order], bounds, _coded_tables())
+            self._put(ordered, bounds, _coded_tables())
         return mean + torch.from_numpy(values).double().view_as(mean) * _step(gain)
 
     def mixture(self, name, latent, parameters, gain=None):
@@ -199,11 +200,14 @@ class Decoder(_Checksummed):
     def gaussian(self, name, latent, mean, scale, gain=None):
         deviation = scale if gain is None else scale * gain.scale
         with stage("coder"):
-            index, near = table_index(deviation, REFUSED)
-            for place, choice in self._listed(len(index), near).items():
-                index[place] = choice
-            order, bounds = _groups(index)
-            values = np.zeros(len(index), np.int32)
+            where, table, near = choices(deviation, REFUSED)
+            for place, choice in self._listed(deviation.numel(), where[near]).items():
+                i = int(np.searchsorted(where, place))
+                if i == len(where) or where[i] != place:  # nowhere near a border
+                    raise MismatchError(_MISMATCH)
+                table[i] = choice
+            order, bounds = _groups(where, table)
+            values = np.zeros(deviation.numel(), np.int32)
             values[order] = self._get(bounds, _coded_tables())
             self._checksum(values)
         return mean + torch.from_numpy(values).double().view_as(mean) * _step(gain)
@@ -321,8 +325,12 @@ def _as_three_slots(start: Tensor, end: Tensor) -> tuple[np.ndarray, object, np.
     return index.numpy(), _frequencies_model(), _rows_of(rows)
 
 
-def table_index(scale: Tensor, margin: float = MARGIN) -> tuple[np.ndarray, np.ndarray]:
-    """Table of every scale (uint8, flat), and the positions that lie within `margin` of a border.
+def choices(scale: Tensor, margin: float = MARGIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The table of each element that may be coded.
+
+    Returns:
+        Flat indices of those elements, rising (N,); all others have table 0. Their tables, uint8 (N,), some of
+        them 0 too. Which of the N lie within `margin` of a border.
 
     Raises:
         MismatchError: a scale is not a number.
@@ -331,23 +339,30 @@ def table_index(scale: Tensor, margin: float = MARGIN) -> tuple[np.ndarray, np.n
     # One sum tells whether any value is infinite or NaN.
     if not bool(scale.sum().isfinite()):
         raise MismatchError("the entropy parameters are not finite: the weights do not fit this picture")
-    index = np.zeros(len(scale), np.uint8)
     # Most scales lie well below the first border; what is not 0 or close to it needs the logarithm.
     where = (scale > SKIP_SCALE * (1 - 1e-6)).nonzero()[:, 0]
     position = (scale.index_select(0, where) / SKIP_SCALE).log_().div_(LOG_STEP)
     nearest = position.round()
     close = ((position - nearest).abs_() < margin / LOG_STEP).nonzero()[:, 0]
     close = close[(nearest[close] >= 0) & (nearest[close] < TABLES - 1)]
-    index[where.numpy()] = position.ceil_().clamp_(0, TABLES - 1).to(torch.uint8).numpy()
-    return index, where[close].numpy()
+    table = position.ceil_().clamp_(0, TABLES - 1).to(torch.uint8)
+    return where.numpy(), table.numpy(), close.numpy()
 
 
-def _groups(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions with a table other than 0, ordered by table, stable; where each of those begins and the last ends."""
-    coded = np.flatnonzero(index != 0)
-    tables = index[coded]
-    order = coded[np.argsort(tables, kind="stable")]
-    return order, np.cumsum(np.bincount(tables, minlength=TABLES))
+def table_index(scale: Tensor) -> np.ndarray:
+    """Table of every scale, uint8, flat; 0 is the skip."""
+    where, table, _ = choices(scale)
+    index = np.zeros(scale.numel(), np.uint8)
+    index[where] = table
+    return index
+
+
+def _groups(where: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Elements with a table other than 0, ordered by table, stable; where each of those begins and the last ends."""
+    coded = table != 0
+    where, table = where[coded], table[coded]
+    order = where[np.argsort(table, kind="stable")]
+    return order, np.cumsum(np.bincount(table, minlength=TABLES))
 
 
 @functools.cache

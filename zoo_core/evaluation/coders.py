@@ -61,7 +61,7 @@ def draw(name: str) -> Load:
         scale = np.exp(rng.uniform(np.log(SKIP_SCALE), np.log(8), LATENTS))
     symbol = np.rint(rng.laplace(0, scale / 2**0.5)).astype(np.int32)
     scale, symbol = scale[scale > SKIP_SCALE], symbol[scale > SKIP_SCALE]
-    table, _ = table_index(torch.from_numpy(scale))
+    table = table_index(torch.from_numpy(scale))
     most = np.array([0, *(t.escape + t.first - 1 for t in gaussian_tables().values())], np.int32)[table]
     return Load(name, scale, table.astype(np.int32), np.clip(symbol, -most, most))
 
