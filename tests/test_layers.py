@@ -15,6 +15,7 @@ from zoo_core.constants import LAMBDAS
 from zoo_core.errors import UsageError
 from zoo_core.layers import residual
 from zoo_core.layers.bound import lower_bound, round_ste
+from zoo_core.layers.depthwise import DepthwiseConv2d
 from zoo_core.layers.gdn import GDN
 from zoo_core.layers.rate import RateAffine, RateGains, interpolate
 from zoo_core.layers.wavelet import WAVELETS, dwt, dwt2, dwt_channels, idwt2, idwt_channels
@@ -124,6 +125,18 @@ def test_wavelets_pass_gradients(wavelet: str) -> None:
     torch.autograd.gradcheck(lambda x: dwt2(x, wavelet), x)
     torch.autograd.gradcheck(lambda x: idwt2(*dwt2(x, wavelet), (5, 6), wavelet), x)
     torch.autograd.gradcheck(lambda x: idwt_channels(*dwt_channels(x, wavelet), wavelet), x)
+
+
+# --- depthwise convolutions --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (8, 9)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_depthwise_is_a_grouped_convolution(size: tuple[int, int], kernel: int) -> None:
+    conv, x = DepthwiseConv2d(4, kernel).double(), noise(2, 4, *size)
+    wanted = torch.nn.functional.conv2d(x, conv.weight, conv.bias, 1, kernel // 2, groups=4)
+    torch.testing.assert_close(conv(x), wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(conv.float()(x.float()), wanted.float(), rtol=0, atol=1e-5)
 
 
 # --- CompressAI's layers ----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_core.layers.depthwise import DepthwiseConv2d
 from zoo_core.layers.precision import full_precision
 from zoo_core.layers.residual import conv1x1, conv3x3
 
@@ -71,8 +72,7 @@ class CrossGates(nn.Module):
 
 def local_branch(channels: int, norm: bool) -> nn.Sequential:
     """Depthwise 3x3 convolution: the branch that both contexts have beside their own."""
-    conv = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels)
-    return nn.Sequential(conv, _norm(channels, norm), nn.GELU())
+    return nn.Sequential(DepthwiseConv2d(channels, 3), _norm(channels, norm), nn.GELU())
 
 
 class ChannelContext(nn.Module):
