@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -125,6 +126,28 @@ def test_wavelets_pass_gradients(wavelet: str) -> None:
     torch.autograd.gradcheck(lambda x: dwt2(x, wavelet), x)
     torch.autograd.gradcheck(lambda x: idwt2(*dwt2(x, wavelet), (5, 6), wavelet), x)
     torch.autograd.gradcheck(lambda x: idwt_channels(*dwt_channels(x, wavelet), wavelet), x)
+
+
+# --- memory used again -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        lambda: GDN(4),
+        lambda: GDN(4, inverse=True),
+        lambda: residual.ResidualBlock(4),
+        lambda: residual.ResidualBlockWithStride(4, 4, 1),
+        lambda: residual.ResidualBlockWithStride(4, 6),
+        lambda: residual.ResidualBlockUpsample(4, 4),
+    ],
+)
+def test_blocks_without_gradients_give_the_same_and_leave_their_input(block: Callable[[], nn.Module]) -> None:
+    layer, x = block().double(), noise(2, 4, 6, 8)
+    wanted, before = layer(x).detach(), x.clone()
+    with torch.inference_mode():
+        assert torch.equal(layer.requires_grad_(False)(x), wanted)
+    assert torch.equal(x, before)
 
 
 # --- depthwise convolutions --------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from zoo_core.layers.skeleton import resamplers
 from zoo_core.layers.wavelet import dwt, dwt2, idwt, idwt2
 
 CHANNELS = 1
-"""Axis of the first DWT."""
+"""Axis of the first DWT, by lifting: y is float64 and not in channels_last, so the matrix would gain nothing."""
 
 NAMES = ("y_low", "y_high")
 """Likelihoods of the two groups."""

@@ -27,7 +27,7 @@ from zoo_core.training.loss import distortion, rate_distortion
 from zoo_core.training.objective import Objective
 from zoo_core.training.recipe import Recipe
 from zoo_core.weights import WeightsFile, write_tensors
-from zoo_dual_branch import PRESETS, branches
+from zoo_dual_branch import PRESETS, branches, walks
 from zoo_dual_branch.entropy import ORDERS
 from zoo_dual_branch.model import build, objective, start
 from zoo_dual_branch.objective import PHASE
@@ -597,3 +597,9 @@ def test_another_condition_changes_the_bits_of_the_second_latent(order: str) -> 
 def test_no_condition_saves_nothing() -> None:
     with pytest.raises(UsageError, match="no condition"):
         branches.condition_saves(small(order="none").eval(), batch(2), torch.tensor([3.0, 3.0]))
+
+
+@pytest.mark.parametrize("name", walks.WALKS)
+def test_walks_are_timed_on_files_that_decode(name: str) -> None:
+    model, latents = walks.prepared(photos()[0], walks.WALKS[name])
+    assert all(time > 0 for time in walks.seconds(model, latents, 3.0))
