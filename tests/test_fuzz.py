@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.fuzz import campaign, guard, harness, make_corpus, verdict
 from tests.fuzz.layout import Layout
 from tests.fuzz.mutations import mutate
 from tests.fuzz.samples import Target, targets
-from zoo_core import container
+from zoo_core import container, images
 from zoo_core.errors import ZooError
 
 
@@ -54,6 +55,41 @@ def test_undamaged_files_are_right(target: Target) -> None:
     for data in target.files:
         assert verdict.parse(data) == verdict.READ
         assert verdict.decode(target, data) == verdict.RIGHT
+
+
+# --- files that say something else about the symbols that they hold ---------------------------------
+
+
+def _tiles(target: Target, across: int, down: int) -> bytes:
+    """The target's file of two tiles beside each other, its header written anew for another grid of tiles."""
+    header, sections = container.read(target.files[-1])
+    side = header.tile
+    assert header.width > side >= header.height
+    return container.write(replace(header, width=across * side, height=down * side), sections)
+
+
+def test_tiles_in_another_grid_are_another_valid_file(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their pixels are compared too: with those of the known latents, moved to where the header says."""
+    restated = _tiles(target, across=1, down=2)
+    assert verdict.decode(target, restated) == verdict.RESTATED
+    key = target.key(*container.read(restated))
+    monkeypatch.setitem(target.pictures, key, tuple(one ^ np.uint8(1) for one in target.pictures[key]))
+    with pytest.raises(verdict.Failure, match="pixels are not those of the symbols"):
+        verdict.decode(target, restated)
+
+
+def test_tiles_that_nobody_encoded_are_noticed(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles are refused as three; a reader that would not mind is found out."""
+    restated = _tiles(target, across=3, down=1)
+    assert verdict.decode(target, restated) == "CorruptFileError"
+    header, _ = container.read(restated)
+    black = images.read(np.zeros((header.height, header.width, 3), np.uint8))
+    latents = target.codec.analyse(black)
+    monkeypatch.setattr("zoo_core.tiles.read", lambda *_: latents)
+    with pytest.raises(verdict.Failure, match="symbols were accepted for a picture that they are not of"):
+        verdict.decode(target, restated)
 
 
 # --- what the fuzzer would notice -------------------------------------------------------------------

@@ -15,6 +15,7 @@ from zoo_core.codec import Codec
 from zoo_core.constants import QUALITY_STEP
 from zoo_core.container import Header, Section
 from zoo_core.testing.pictures import picture
+from zoo_core.tiles import Grid, Latents
 
 Key = tuple[int, int, tuple[int, int], bytes]
 """Quality, tile, padded size, symbols: what the pixels depend on. Calibration only says how symbols were coded."""
@@ -26,13 +27,14 @@ class Target:
 
     Attributes:
         headers: of the files. pictures: whole padded picture by what it depends on, RGB (H, W, 3) and grey (H, W).
-        symbols: payloads that a decoder may accept. planes: alpha planes by payload.
+        latents: those of each picture. symbols: payloads that a decoder may accept. planes: alpha planes by payload.
     """
 
     codec: Codec
     files: list[bytes] = field(default_factory=list)
     headers: list[Header] = field(default_factory=list)
     pictures: dict[Key, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    latents: dict[Key, Latents] = field(default_factory=dict)
     planes: dict[bytes, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -49,12 +51,39 @@ class Target:
         """Know a valid file."""
         header, sections, latents = self.codec._latents(data)
         key = self.key(header, sections)
-        rgb, grey = (self.codec.reconstruct(latents, key[2], g, header.tile) for g in (False, True))
-        self.pictures[key] = rgb, grey
+        self.latents[key] = latents
+        self.pictures[key] = self._render(key)
         if Section.ALPHA in sections:
             self.planes[sections[Section.ALPHA]] = np.asarray(self.codec.decode(data))[..., -1]
         self.files.append(data)
         self.headers.append(header)
+
+    def lay_out(self, tile: int, size: tuple[int, int], symbols: bytes) -> None:
+        """Know also the pictures of another padded size that have the tiles of known ones.
+
+        Tiles are coded one by one, so a header that lays out as many of the same shapes in another grid (two
+        beside each other, one above the other) names a picture that these symbols are of.
+        """
+        grid = self._grid(size, tile)
+        for known in tuple(self.latents):
+            other = self._grid(known[2], tile)
+            if known[1::2] == (tile, symbols) and known[2] != size and _shapes(grid) == _shapes(other):
+                key = known[0], tile, size, symbols
+                self.latents[key] = grid.join(other.inside(self.latents[known], *spans) for spans in other)
+                self.pictures[key] = self._render(key)
+
+    def _grid(self, size: tuple[int, int], tile: int) -> Grid:
+        return Grid.of(self.codec.model, size, tile)
+
+    def _render(self, key: Key) -> tuple[np.ndarray, np.ndarray]:
+        """The whole padded picture, RGB and grey."""
+        rgb, grey = (self.codec.reconstruct(self.latents[key], key[2], g, key[1]) for g in (False, True))
+        return rgb, grey
+
+
+def _shapes(grid: Grid) -> list[tuple[int, int]]:
+    """Height and width of each tile."""
+    return [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in grid]
 
 
 def targets(names: tuple[str, ...] | None = None) -> Iterator[Target]:

@@ -15,7 +15,8 @@ READ, UNKNOWN = "container read", "UnknownModelError"
 
 RIGHT, RESTATED = "right picture", "another valid file"
 """Outcomes of a file that decodes. The second is a file whose seals were made anew for a header or an alpha plane
-that says something else, about symbols that are proven to be the encoded ones."""
+that says something else (another quality, another size, the same tiles in another grid), about symbols that are
+proven to be the encoded ones."""
 
 
 class Failure(Exception):
@@ -62,6 +63,8 @@ def _judge(target: Target, header: Header, sections: dict[Section, bytes], image
     quality, tile, size, symbols = target.key(header, sections)
     if symbols not in target.symbols:
         symbols = _same_words(target, symbols)
+    if not any(key[1:] == (tile, size, symbols) for key in target.pictures):
+        target.lay_out(tile, size, symbols)
     known = target.pictures.get((quality, tile, size, symbols))
     if known is not None:
         expected = known[header.grey][: header.height, : header.width]
