@@ -14,8 +14,11 @@ from reference_decoder import Reference
 from zoo_core.entropy import integer_mixture, stream
 from zoo_core.entropy.coder import Estimator
 from zoo_core.entropy.integer_mixture import (
+    HALF_WIDTHS,
     MASS,
     MEAN_STEPS,
+    OUTSIDE,
+    WEIGHT_TOTAL,
     IntegerMixture,
     cumulative_tables,
     grid_positions,
@@ -129,7 +132,7 @@ def test_frequencies_are_distributions(families: tuple[str, ...]) -> None:
     """10,000 random mixtures: every slot can be coded, every row sums to 2^24, and intervals are its sums."""
     found = 0
     for window in IntegerMixture.nearest(mixtures(families, (1, 1, 100, 100), high=4.5)).windows():
-        rows = window.frequencies(0, len(window.where))
+        rows = window.rows(0, len(window.where)).to(torch.int32) + 1
         assert rows.shape[1] == 2 * window.half + 2 and rows.min() >= 1
         assert (rows.sum(1) == 1 << 24).all()
         found += len(rows)
@@ -141,6 +144,28 @@ def test_frequencies_are_distributions(families: tuple[str, ...]) -> None:
             assert torch.equal(end.long(), ends.gather(1, slots.long()[:, None])[:, 0])
             assert torch.equal((end - start).long(), rows.gather(1, slots.long()[:, None])[:, 0].long())
     assert found > 5000
+
+
+@pytest.mark.parametrize("families", MODELS)
+def test_windows_are_the_narrowest_that_are_enough(families: tuple[str, ...]) -> None:
+    """Against every size tried in turn: the bound that skips sizes never skips the right one."""
+    parameters = mixtures(families, (1, 1, 100, 100), low=-2.2, high=5.5)
+    units = np.random.default_rng(1).integers(0, 40, parameters.weight.shape)
+    few = torch.from_numpy(units) / WEIGHT_TOTAL  # weights that nearly vanish, beside a large one
+    few[:, 0] += 1 - few.sum(1)
+    for weight in (parameters.weight, few):
+        mixture = IntegerMixture.nearest(replace(parameters, weight=weight))
+        centre, wanted = mixture.centre, torch.full((10000,), HALF_WIDTHS[-1])
+        for half in (*reversed(HALF_WIDTHS), 0):
+            inside = mixture.mass_below(centre + half + 1) - mixture.mass_below(centre - half)
+            fits = MASS - inside <= OUTSIDE
+            wanted[fits & (centre == 0) if half == 0 else fits] = half
+        found = torch.zeros_like(wanted)
+        for window in mixture.windows():
+            assert torch.equal(window.first, centre[window.where] - window.half)
+            found[window.where] = window.half
+        assert torch.equal(found, wanted)
+        assert len(found.unique()) > 6
 
 
 # --- likelihoods ------------------------------------------------------------------------------------
@@ -166,6 +191,20 @@ def test_one_sided_mixture_is_its_component(family: str) -> None:
         (family,), only[:, k : k + 1], parameters.mean[:, k : k + 1], parameters.scale[:, k : k + 1]
     )
     torch.testing.assert_close(mixed, mixture_likelihood(x, alone), rtol=0, atol=1e-12)
+
+
+def test_light_components_vanish_without_a_jump() -> None:
+    """Their weight goes to 0 and stays there, the others share it, and a small change changes little."""
+    parameters = mixtures(GLLMM, (1, 4, 16, 16))
+    least = torch.tensor(1 / 64, dtype=torch.float64)
+    heavy = parameters.without(least)
+    assert torch.equal(heavy.weight == 0, parameters.weight <= least)
+    assert 0.1 < (heavy.weight == 0).double().mean() < 0.9
+    torch.testing.assert_close(heavy.weight.sum(1), torch.ones(1, 4, 16, 16, dtype=torch.float64))
+    moved = replace(parameters, weight=parameters.weight + 1e-13).without(least)
+    assert (moved.weight - heavy.weight).abs().max() < 1e-12
+    unchanged = parameters.without(torch.tensor(0.0))
+    torch.testing.assert_close(unchanged.weight, parameters.weight, rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize("families", MODELS)

@@ -47,8 +47,13 @@ MASS = _TOP * WEIGHT_TOTAL
 PRECISION = 24
 HALF_WIDTHS = (1, 3, 7, 15, 31, 63, 127, 255)
 """Windows hold the symbols centre - h, ..., centre + h; with the escape they have a power of two of slots."""
+_SIZES = (0, *HALF_WIDTHS)
+"""With the window of symbols that are 0 beyond doubt."""
 OUTSIDE = MASS >> 15
 """A window leaves at most this mass to the escape, unless it is the widest."""
+_WEIGHT_BITS = 5
+_WEIGHT_CLASSES = (WEIGHT_TOTAL >> _WEIGHT_BITS) + 1
+"""Weights are told apart by 32, when all that is needed is a bound: the table then fits the nearest cache."""
 _CLOSE = 1e-5
 """More than any margin: a cheap first look."""
 _CELLS = 1 << 18
@@ -77,6 +82,30 @@ def inverse_scales() -> Tensor:
         return torch.from_numpy(data["inverses"].astype(np.int32))
 
 
+@functools.cache
+def least_windows() -> dict[str, Tensor]:
+    """The smallest window that one component of a mixture allows, whatever the others are.
+
+    A component leaves least outside of a window when its mean is in the middle. What it leaves then, times its
+    weight, is a bound for the whole mixture.
+
+    Returns:
+        For each family the index in `_SIZES`, uint8 (128 * 129,), by scale and by weight / 32, rounded down.
+    """
+    sizes, inverse = torch.tensor(_SIZES), inverse_scales().long()[:, None]
+    # Half of a window in entries of the table, with one more for the rounding of both ends.
+    reach = ((2 * sizes + 1) * (MEAN_STEPS // 2) * inverse >> _INVERSE_BITS) + 2  # (128, 9)
+    weight = torch.arange(_WEIGHT_CLASSES) << _WEIGHT_BITS
+    found = {}
+    for family, table in cumulative_tables().items():
+        inside = 2 * table[(_REACH + reach).clamp_(max=2 * _REACH)].long() - _TOP
+        # Rounding its entries makes a table steeper somewhere by 2 at most, in the place of its middle: 4 are enough.
+        outside = (_TOP - inside - 4).clamp_(min=0)  # (128, 9)
+        too_small = outside[:, None] * weight[:, None] > OUTSIDE  # (128, 129, 9), true up to some size
+        found[family] = too_small[..., :-1].sum(2).to(torch.uint8).view(-1)  # the last size is always enough
+    return found
+
+
 def grid_positions(parameters: MixtureParameters) -> Tensor:
     """Weights, means and scales in units of their grids, float64 (3K, N), to be rounded to the nearest.
 
@@ -86,13 +115,11 @@ def grid_positions(parameters: MixtureParameters) -> Tensor:
     weight, mean, scale = (
         x.movedim(1, 0).flatten(1) for x in (parameters.weight, parameters.mean, parameters.scale)
     )
-    position = torch.cat(
-        [
-            (weight * WEIGHT_TOTAL).clamp(0, WEIGHT_TOTAL),
-            (mean * MEAN_STEPS).clamp(-MAX_MEAN * MEAN_STEPS, MAX_MEAN * MEAN_STEPS),
-            (scale.clamp(SCALE_BOUND, MAX_SCALE) / SCALE_BOUND).log_().div_(LOG_STEP),
-        ]
-    )
+    position = weight.new_empty(3 * len(weight), weight.shape[1])
+    weights, means, scales = position.chunk(3)
+    torch.mul(weight, WEIGHT_TOTAL, out=weights).clamp_(0, WEIGHT_TOTAL)
+    torch.mul(mean, MEAN_STEPS, out=means).clamp_(-MAX_MEAN * MEAN_STEPS, MAX_MEAN * MEAN_STEPS)
+    torch.clamp(scale, SCALE_BOUND, MAX_SCALE, out=scales).div_(SCALE_BOUND).log_().div_(LOG_STEP)
     # One sum tells whether any value is NaN: infinite ones were clamped.
     if not bool(position.sum().isfinite()):
         raise MismatchError("the entropy parameters are not finite: the weights do not fit this picture")
@@ -152,20 +179,19 @@ class IntegerMixture:
 
     Attributes:
         families: of the K components.
-        weight: int32 (K, N), sums to 4096. mean: (K, N) in 64ths. inverse: (K, N), see `inverse_scales`.
+        weight: int32 (K, N), sums to 4096. mean: (K, N) in 64ths. scale: (K, N), on the logarithmic grid.
     """
 
     families: tuple[str, ...]
     weight: Tensor
     mean: Tensor
-    inverse: Tensor
+    scale: Tensor
 
     @classmethod
     def of(cls, families: tuple[str, ...], rounded: Tensor) -> IntegerMixture:
         """From the integers nearest to `grid_positions`, int32 (3K, N)."""
         weight, mean, scale = rounded.chunk(3)
-        inverse = inverse_scales().index_select(0, scale.reshape(-1)).view_as(scale)
-        return cls(families, _completed(weight), mean, inverse)
+        return cls(families, _completed(weight), mean, scale)
 
     @classmethod
     def nearest(cls, parameters: MixtureParameters) -> IntegerMixture:
@@ -183,26 +209,30 @@ class IntegerMixture:
         return self._each(lambda x: x[:, start:stop])
 
     def _each(self, choose: Callable[[Tensor], Tensor]) -> IntegerMixture:
-        return IntegerMixture(self.families, choose(self.weight), choose(self.mean), choose(self.inverse))
+        return IntegerMixture(self.families, choose(self.weight), choose(self.mean), choose(self.scale))
+
+    @functools.cached_property
+    def inverse(self) -> Tensor:
+        """(K, N), see `inverse_scales`."""
+        return inverse_scales().index_select(0, self.scale.reshape(-1)).view_as(self.scale)
 
     def mass_below(self, symbol: Tensor) -> Tensor:
         """Mass below symbol - 1/2, int32 from 0 to MASS, for symbols (N,), (S, N) or (S, 1) within +-512."""
         edge = symbol * MEAN_STEPS - MEAN_STEPS // 2
-        total = self._part_below(0, edge)
+        total = self._below(0, edge).mul_(self.weight[0])
         for k in range(1, len(self.families)):
-            total.add_(self._part_below(k, edge))
+            total.addcmul_(self._below(k, edge), self.weight[k])
         return total
 
-    def _part_below(self, k: int, edge: Tensor) -> Tensor:
-        """Mass of component k below an edge in 64ths of a symbol."""
+    def _below(self, k: int, edge: Tensor) -> Tensor:
+        """Cumulative function of component k at an edge in 64ths of a symbol."""
         mean, inverse = self.mean[k], self.inverse[k]
         # (edge - mean) * inverse is the offset from the mean in 512ths of an entry, below 2^31 like both of its
         # terms. Half an entry rounds it, and the middle of the table is added while it is still one number.
         middle = torch.addcmul(torch.full_like(mean, _MIDDLE), mean, inverse, value=-1)
         entry = torch.addcmul(middle, edge, inverse).bitwise_right_shift_(_INVERSE_BITS)
         entry.clamp_(0, 2 * _REACH)
-        table = cumulative_tables()[self.families[k]]
-        return table.index_select(0, entry.view(-1)).view_as(entry).mul_(self.weight[k])
+        return cumulative_tables()[self.families[k]].index_select(0, entry.view(-1)).view_as(entry)
 
     @property
     def centre(self) -> Tensor:
@@ -215,29 +245,49 @@ class IntegerMixture:
         centre = self.centre
         return (centre == 0) & self._fits(centre, 0)
 
-    def _fits(self, centre: Tensor, half: int) -> Tensor:
+    def _fits(self, centre: Tensor, half: Tensor | int) -> Tensor:
         """Where little mass lies outside of centre - half, ..., centre + half."""
-        outside = MASS - self.mass_below(centre + (half + 1)) + self.mass_below(centre - half)
+        outside = self.mass_below(centre - half).sub_(self.mass_below(centre + half + 1)).add_(MASS)
         return outside <= OUTSIDE
 
     def windows(self) -> list[Window]:
         """All symbols that are coded, sorted by the size of their window, the narrow ones first.
 
         The window of a symbol lies around the mean of its mixture, and is the narrowest that leaves little
-        mass outside.
+        mass outside. Symbols that are certain have none.
         """
-        where = (~self.certain()).nonzero()[:, 0]
-        rest, found = self.take(where), []
-        for half in HALF_WIDTHS:
-            centre = rest.centre
-            fits = rest._fits(centre, half)
-            if half == HALF_WIDTHS[-1]:
-                fits.fill_(True)
-            inside, outside = fits.nonzero()[:, 0], (~fits).nonzero()[:, 0]
-            first = centre.index_select(0, inside) - half
-            found.append(Window(half, where.index_select(0, inside), first, rest.take(inside)))
-            where, rest = where.index_select(0, outside), rest.take(outside)
+        centre = self.centre
+        size = self._sizes(centre)
+        order = torch.from_numpy(np.argsort(size.numpy(), kind="stable"))
+        bounds = np.cumsum(np.bincount(size.numpy(), minlength=len(_SIZES))).tolist()
+        order = order[bounds[0] :]
+        mixture, centre = self.take(order), centre.index_select(0, order)
+        found = []
+        for half, first, last in zip(HALF_WIDTHS, bounds, bounds[1:], strict=False):
+            part = slice(first - bounds[0], last - bounds[0])
+            found.append(Window(half, order[part], centre[part] - half, mixture.cut(part.start, part.stop)))
         return found
+
+    def _sizes(self, centre: Tensor) -> Tensor:
+        """Index in `_SIZES` of each symbol's window, uint8 (N,)."""
+        halves = torch.tensor(_SIZES, dtype=torch.int32)
+        size = torch.maximum(self._least(), (centre != 0).to(torch.uint8))
+        rest, mixture, middle = torch.arange(len(size)), self, centre
+        while len(rest):
+            now = size.index_select(0, rest).int()
+            fits = mixture._fits(middle, halves.index_select(0, now)) | (now == len(_SIZES) - 1)
+            rest = rest[~fits]
+            size[rest] += 1
+            mixture, middle = self.take(rest), centre.index_select(0, rest)
+        return size
+
+    def _least(self) -> Tensor:
+        """Index in `_SIZES` below which no window leaves little enough outside, uint8 (N,)."""
+        parts = [
+            least_windows()[family].index_select(0, scale * _WEIGHT_CLASSES + (weight >> _WEIGHT_BITS))
+            for family, scale, weight in zip(self.families, self.scale, self.weight, strict=True)
+        ]
+        return functools.reduce(torch.maximum, parts)
 
 
 def _completed(weight: Tensor) -> Tensor:
@@ -278,15 +328,18 @@ class Window:
         )
         return start, end.masked_fill_(slot == self.escape, 1 << PRECISION)
 
-    def frequencies(self, start: int, stop: int) -> Tensor:
-        """Frequencies of all slots of symbols start to stop, (n, 2 half + 2); they sum to 2^24."""
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Frequencies of all slots of symbols start to stop, each less 1: float32 (n, 2 half + 2)."""
         mixture = self.mixture.cut(start, stop)
         # Slots come first until the end: rows as short as most windows make slow operations.
         slots = torch.arange(self.escape + 1, dtype=torch.int32)[:, None]
         mass = mixture.mass_below(self.first[start:stop] + slots)  # (2 half + 2, n)
-        starts = (mass - mass[:1]).bitwise_right_shift_(6).add_(slots)
-        ends = torch.full_like(starts[:1], 1 << PRECISION)
-        return torch.diff(starts, dim=0, append=ends).t()
+        mass.sub_(mass[0].clone()).bitwise_right_shift_(6)
+        # A slot starts at its number above this; that the next one has a higher number is the 1.
+        rows = torch.empty(mass.shape, dtype=torch.float32)
+        torch.sub(mass[1:], mass[:-1], out=rows[:-1])
+        torch.sub((1 << PRECISION) - len(mass), mass[-1], out=rows[-1])
+        return rows.t().contiguous()
 
     def chunks(self) -> list[tuple[int, int]]:
         """Ranges of symbols whose frequencies fit into a limited memory."""

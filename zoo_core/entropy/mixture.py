@@ -41,6 +41,15 @@ class MixtureParameters:
         factor = factor[:, None]
         return replace(self, mean=self.mean * factor, scale=self.scale * factor)
 
+    def without(self, least: Tensor) -> MixtureParameters:
+        """The mixture whose components of a weight up to `least` have none; what others have above it is kept.
+
+        One broad component of no matter what weight makes the window of a symbol as wide as windows get. The
+        weights change continuously, so that machines which differ in the last bits of one do not differ here.
+        """
+        weight = (self.weight - least).relu()
+        return replace(self, weight=weight / weight.sum(1, keepdim=True))
+
     def to(self, dtype: torch.dtype) -> MixtureParameters:
         """The same mixture in another precision."""
         return replace(

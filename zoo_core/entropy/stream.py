@@ -241,8 +241,7 @@ class Decoder(_Checksummed):
 
     def _get_window(self, window: Window) -> np.ndarray:
         slots = [
-            self._ans.decode(_frequencies_model(), _rows_of(window.frequencies(*chunk)))
-            for chunk in window.chunks()
+            self._ans.decode(_frequencies_model(), window.rows(*chunk).numpy()) for chunk in window.chunks()
         ]
         slot = np.concatenate([np.zeros(0, np.int32), *slots])
         first = window.first.numpy()
@@ -308,11 +307,6 @@ def _frequencies_model():
     return constriction.stream.model.Categorical(perfect=False)
 
 
-def _rows_of(frequencies: Tensor) -> np.ndarray:
-    """What that model takes, whatever the order of the frequencies (n, slots) in memory; it changes them."""
-    return frequencies.sub_(1).to(torch.float32, memory_format=torch.contiguous_format).numpy()
-
-
 def _as_three_slots(start: Tensor, end: Tensor) -> tuple[np.ndarray, object, np.ndarray]:
     """What encodes intervals (start, end) of 2^24: before, the symbol, after. At the ends two are on one side."""
     before, size, after = start.clone(), end - start, (1 << PRECISION) - end
@@ -322,7 +316,7 @@ def _as_three_slots(start: Tensor, end: Tensor) -> tuple[np.ndarray, object, np.
     rows = torch.stack([before, size, after], 1)
     rows[first] = torch.stack([size[first], torch.ones_like(size[first]), after[first] - 1], 1)
     rows[last] = torch.stack([before[last] - 1, torch.ones_like(size[last]), size[last]], 1)
-    return index.numpy(), _frequencies_model(), _rows_of(rows)
+    return index.numpy(), _frequencies_model(), rows.sub_(1).float().numpy()
 
 
 def choices(scale: Tensor, margin: float = MARGIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -414,3 +414,39 @@ def test_offsets_learn_slowly() -> None:
     names = [name for name, _ in build(**SMALL).named_parameters()]
     slow = [name for name in names if sparse.learning_rate_factor(name) == pytest.approx(0.1)]
     assert slow and all(".offset." in name for name in slow)
+
+
+def test_the_least_weight_is_part_of_the_weights() -> None:
+    """Files are read as they were written: the weights' value counts, and those without one have none."""
+    model, other = build(**SMALL), build(**SMALL | {"least_weight": 1 / 8})
+    assert float(model.entropy_model.least_weight) == 1 / 1024 == BASE["least_weight"]
+    other.load_state_dict(model.state_dict())
+    assert float(other.entropy_model.least_weight) == 1 / 1024
+    older = {k: v for k, v in model.state_dict().items() if not k.endswith("least_weight")}
+    assert len(older) == len(model.state_dict()) - 1
+    model.load_state_dict(older)
+    assert float(model.entropy_model.least_weight) == 0
+
+
+def test_a_least_weight_that_could_leave_no_component_is_refused() -> None:
+    with pytest.raises(UsageError, match="less than 1/3"):
+        build(**SMALL | {"least_weight": 1 / 3})
+
+
+def test_components_below_the_least_weight_are_not_coded_with() -> None:
+    model = build(**SMALL | {"least_weight": 0.3})
+    model.update()
+    model.prepare()
+    seen = []
+
+    class Watching(Encoder):
+        def mixture(self, name, latent, parameters, gain=None):
+            seen.append(parameters.weight)
+            return super().mixture(name, latent, parameters, gain)
+
+    y = 20 * torch.randn(1, 8, 4, 4, dtype=torch.float64)
+    model.entropy_model.code(Watching(), (y,), ((8, 4, 4),), torch.tensor([3.0], dtype=torch.float64))
+    assert len(seen) == 2
+    for weight in seen:
+        assert bool((weight == 0).any())
+        torch.testing.assert_close(weight.sum(1), torch.ones_like(weight[:, 0]))

@@ -30,6 +30,7 @@ BASE = {
     "parameter_widths": (160, 224),
     "models": ("gllmm1", "gmm3"),
     "variable_rate": True,
+    "least_weight": 1 / 1024,
 }
 
 
@@ -66,7 +67,15 @@ WEIGHTS = Weights(
     size=13_640_680,
 )
 
-_ENTROPY_KEYS = ("latent", "hyper_latent", "context_channels", "parameter_widths", "models", "variable_rate")
+_ENTROPY_KEYS = (
+    "latent",
+    "hyper_latent",
+    "context_channels",
+    "parameter_widths",
+    "models",
+    "variable_rate",
+    "least_weight",
+)
 
 
 @hookimpl

@@ -33,7 +33,11 @@ class CheckerboardEntropy(HyperpriorEntropy):
         context: "two": a network and a model for each pass; "shared": one for both, and anchors get a
             context of zeros; "none": one for both, without context.
         variable_rate: one set of weights for all levels, by gains.
+        least_weight: components of a mixture up to this weight are left out, see `MixtureParameters.without`. It
+            is kept with the weights, since a file can be read only with the value that it was written with.
     """
+
+    least_weight: Tensor
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class CheckerboardEntropy(HyperpriorEntropy):
         models: tuple[str, str],
         context: Context = "two",
         variable_rate: bool = False,
+        least_weight: float = 0.0,
     ):
         if context not in ("none", "shared", "two"):
             raise UsageError(f"context={context}: choose none, shared or two")
@@ -61,6 +66,18 @@ class CheckerboardEntropy(HyperpriorEntropy):
             ParameterNet(seen, latent, parameter_widths, models[1]) if context == "two" else self.pe_anchors
         )
 
+        most = max(len(net.model.components) for net in (self.pe_anchors, self.pe_others))
+        if not 0 <= least_weight < 1 / most:
+            raise UsageError(
+                f"least_weight={least_weight}: choose 0 or more, and less than 1/{most}, so that one stays"
+            )
+        self.register_buffer("least_weight", torch.tensor(least_weight))
+
+    def _load_from_state_dict(self, state_dict, prefix, *others):
+        """Weights from before there was a least weight have none."""
+        state_dict.setdefault(f"{prefix}least_weight", torch.zeros(()))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     def code_latent(self, coder: Coder, y: Tensor | None, features: Tensor, gain: Gain | None) -> Tensor:
         used = coder.channels("channels", y, self.latent, gain)
         if not bool(used.any()):
@@ -72,11 +89,13 @@ class CheckerboardEntropy(HyperpriorEntropy):
         seen = phi[0]
         if self.zero_context:
             seen = torch.cat([seen.new_zeros(len(seen), self.zero_context, *seen.shape[2:]), seen], 1)
-        anchors = coder.mixture("y", halves[0], self.pe_anchors(seen, channels), part_gain)
+        mixtures = self.pe_anchors(seen, channels).without(self.least_weight)
+        anchors = coder.mixture("y", halves[0], mixtures, part_gain)
         seen = phi[1]
         if self.context is not None:
             seen = torch.cat([self.context(_spread(anchors, channels, self.latent)), seen], 1)
-        others = coder.mixture("y", halves[1], self.pe_others(seen, channels), part_gain)
+        mixtures = self.pe_others(seen, channels).without(self.least_weight)
+        others = coder.mixture("y", halves[1], mixtures, part_gain)
         return _spread(merge(anchors, others), channels, self.latent)
 
 

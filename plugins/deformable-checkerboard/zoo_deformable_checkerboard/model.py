@@ -20,6 +20,7 @@ def build(
     models: tuple[str, str],
     context: Context = "two",
     variable_rate: bool = False,
+    least_weight: float = 0.0,
     **transform: Any,
 ) -> CodecModel:
     """Build the model of a preset.
@@ -30,6 +31,13 @@ def build(
     return CodecModel(
         DeformableTransform(latent, **transform),
         CheckerboardEntropy(
-            latent, hyper_latent, context_channels, parameter_widths, models, context, variable_rate
+            latent,
+            hyper_latent,
+            context_channels,
+            parameter_widths,
+            models,
+            context,
+            variable_rate,
+            least_weight,
         ),
     )
