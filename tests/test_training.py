@@ -516,20 +516,14 @@ def options(folder: Path, run: Path) -> list[object]:
     """A complete command line for a short run."""
     settings = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
     recipe = ["--steps", 5, "--batch", 2, "--crop", 64, "--lr", 1e-3, "--seed", 3, "--threads", 1]
+    recipe += ["--precision", "fp32"]  # by a measurement, two runs that are compared could choose differently
     return ["--data", folder, "--out", run, *recipe, "--set", *settings]
-
-
-@pytest.fixture
-def float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Precision is chosen by a measurement: two runs that are compared must not choose differently."""
-    monkeypatch.setattr(session, "bf16_pays", lambda device: False)
 
 
 def test_interrupted_command(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    float32: None,
     capsys: pytest.CaptureFixture,
 ) -> None:
     assert zoo_train(*options(folder, tmp_path / "whole"), "--val", folder) == exits.OK
@@ -569,7 +563,7 @@ def test_command_by_the_clock(folder: Path, tmp_path: Path, capsys: pytest.Captu
         assert zoo_train("--data", folder, "--out", tmp_path / "other", "--minutes", wrong) == exits.UNUSABLE
 
 
-def test_killed_before_the_first_checkpoint(folder: Path, tmp_path: Path, float32: None) -> None:
+def test_killed_before_the_first_checkpoint(folder: Path, tmp_path: Path) -> None:
     assert zoo_train(*options(folder, tmp_path)) == exits.OK
     whole = digest(tmp_path / "weights.safetensors")
     for name in ("checkpoint.pt", "weights.safetensors"):
@@ -622,12 +616,28 @@ def test_what_cannot_be_trained(
     assert not run.exists()
 
 
+@pytest.mark.parametrize("pays", [False, True])
+def test_the_precision_is_measured_unless_it_is_named(
+    pays: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo_core.device.bf16_pays", lambda device: pays)
+    config = RunConfig("weconvene", settings=SETTINGS, data=str(folder), recipe=RECIPE)
+    found = {
+        precision: session.begin(config, tmp_path / precision, "cpu", print, precision).recipe.bf16
+        for precision in ("auto", "fp32", "bf16")
+    }
+    assert found == {"auto": pays, "fp32": False, "bf16": True}
+    assert RunConfig.read(tmp_path / "bf16", "weconvene").recipe.bf16
+
+
 def test_a_run_keeps_its_recipe(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = RunConfig("weconvene", settings=SETTINGS, data=str(folder), recipe=RECIPE)
     config.write(tmp_path)
     assert RunConfig.read(tmp_path, "weconvene") == config
     assert zoo_train("--out", tmp_path, "--data", folder) == exits.UNUSABLE
     assert zoo_train("--out", tmp_path, "--resume", "--batch", 7) == exits.UNUSABLE
+    assert zoo_train("--out", tmp_path, "--resume", "--precision", "bf16") == exits.UNUSABLE
+    assert "bf16 = False, not True" in caplog.messages[2]
     assert "--resume" in caplog.messages[0] and "batch = 6, not 7" in caplog.messages[1]
     with pytest.raises(UsageError, match="trains 'weconvene'"):
         RunConfig.read(tmp_path, "selic")

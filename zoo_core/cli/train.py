@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.cli import exits, options
+from zoo_core.constants import PRECISIONS
 from zoo_core.errors import UsageError
 from zoo_core.training.recipe import CONFIG_FILE, Recipe, RunConfig
 
@@ -77,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, metavar="N", help=f"of all random numbers (default: {recipe.seed})")
     add("--val", type=Path, metavar="DIR", help="photos to measure the final weights with")
     add("--device", default="cpu", help="device of torch (default: %(default)s)")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the networks; auto: bf16 where this device is faster with it (default: auto)",
+    )
     add("--threads", type=options.positive, metavar="N", help="threads (default: torch decides)")
     instead = parser.add_mutually_exclusive_group().add_argument
     instead("--resume", action="store_true", help="go on with the run in RUN")
@@ -126,8 +132,10 @@ def run(args: argparse.Namespace) -> int:
     if args.export:
         trained = session.newest(config, args.out)
     else:
-        open_run = session.resume if args.resume else session.begin
-        trainer = open_run(config, args.out, args.device, _say)
+        if args.resume:
+            trainer = session.resume(config, args.out, args.device, _say)
+        else:
+            trainer = session.begin(config, args.out, args.device, _say, args.precision or "auto")
         _train(trainer)
         trained = trainer.model, trainer.average_state(), trainer.step
     summary = finish(config, *trained, args.out, validation)
@@ -150,6 +158,8 @@ def _config(args: argparse.Namespace) -> RunConfig:
     asked = {key: value for key, value in asked.items() if value is not None}
     recipe: dict[str, Any] = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = {key: value for key, value in recipe.items() if value is not None}
+    if args.precision not in (None, "auto"):
+        recipe["bf16"] = args.precision == "bf16"
     data: dict[str, Any] = {"data": str(args.data.resolve())} if args.data else {}
     if args.resume or args.export:
         config = RunConfig.read(args.out, args.method)

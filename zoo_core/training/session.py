@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo_core import registry
-from zoo_core.device import bf16_pays, checked_device
+from zoo_core.device import checked_device, use_bf16
 from zoo_core.errors import UsageError
 from zoo_core.layers.rate import RateGains
 from zoo_core.model import CodecModel
@@ -23,8 +23,17 @@ from zoo_core.training.objective import Objective, build_objective
 from zoo_core.training.recipe import RunConfig
 
 
-def begin(config: RunConfig, folder: Path, device: str, report: Callable[[dict], None]) -> Trainer:
+def begin(
+    config: RunConfig,
+    folder: Path,
+    device: str,
+    report: Callable[[dict], None],
+    precision: str = "auto",
+) -> Trainer:
     """A trainer at the first step of a new run, whose configuration is now in `folder`.
+
+    Args:
+        precision: of the networks, "fp32", "bf16", or "auto" for bf16 where the device is faster with it.
 
     Raises:
         UsageError: the configuration does not fit the model, or there are no photos.
@@ -35,7 +44,7 @@ def begin(config: RunConfig, folder: Path, device: str, report: Callable[[dict],
     model = _seeded(config)
     if not initialise(model, registry.find(config.method, "codec"), photos, config.init):
         config = replace(config, init="none")
-    config = replace(config, recipe=replace(config.recipe, bf16=bf16_pays(place)))
+    config = replace(config, recipe=replace(config.recipe, bf16=use_bf16(precision, place)))
     folder.mkdir(parents=True, exist_ok=True)
     config.write(folder)
     return _trainer(config, model, photos, folder, place, report)
