@@ -63,8 +63,8 @@ PRESETS = {"base": BASE, "paper": PAPER_128, "paper-256": PAPER_256, "paper-stud
 
 WEIGHTS = Weights(
     file="deformable-checkerboard-base.safetensors",
-    sha256="1f350d296541db34742bee0cf157b6e1717b5b9222c5b93fb21a4756bdfe6806",
-    size=13_640_680,
+    sha256="0362413effa2131c42966c26522e042df99f95d40ec69af44c8df01a5b43a14b",
+    size=13_640_770,
 )
 
 _ENTROPY_KEYS = (
