@@ -48,7 +48,7 @@ PAPER_PRESET = {
 _SHARED = ("latent", "hyper_latent", "mlp_ratio", "condition", "hidden")
 WEIGHTS = Weights(
     file="roi-swin-base.safetensors",
-    sha256="f52be56346bc9e0c1231fc34b70e94ac345e53d18ca3a0c24c8cb8833b11dd17",
+    sha256="fb5ac9eebd6ec1ddcae13595e2cbfae7a4f212326eaf10045fcb2ce738830124",
     size=7_839_674,
 )
 
