@@ -47,7 +47,7 @@ PAPER_256 = _paper(256)
 
 WEIGHTS = Weights(
     file="octave-base.safetensors",
-    sha256="37ff62cf4a2b464cd83906730ad8a8f96dae7b8413e262812b80f1137b40d58e",
+    sha256="f69864c318f872ac05ccd152e186f1e24f49662d8ffd0230c688ed1aace85d41",
     size=16_132_036,
 )
 

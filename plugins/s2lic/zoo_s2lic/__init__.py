@@ -68,7 +68,7 @@ TRANSFORM_KEYS = (
 
 WEIGHTS = Weights(
     file="s2lic-base.safetensors",
-    sha256="eaa1b3365c7068632ec26128d8111c8c866b514c0474820fa9c464d99405f019",
+    sha256="abb0c2750bdf2fde015976c2ef4b675b54c18db102e25fdcdea60b216d98a76e",
     size=9_007_168,
 )
 
