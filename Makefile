@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
+# So that tests do not take ten times as long beside other work; zoo itself does the same (docs/speed.md).
+export GOMP_SPINCOUNT ?= 3000
+
 PLUGINS   := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 INSTALLED := $(VENV)/installed
 LINTERS   := $(VENV)/linters

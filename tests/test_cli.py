@@ -155,6 +155,25 @@ def one_error(capsys: pytest.CaptureFixture[str]) -> str:
 # --- one file ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("wish", "spins"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_threads_do_not_keep_a_busy_processor(wish: dict[str, str], spins: str | None) -> None:
+    """Set before torch is imported, since OpenMP reads it once; what the user wants goes first."""
+    program = (
+        "import os, sys\n"
+        "from zoo_core import cli\n"
+        "assert 'torch' not in sys.modules\n"
+        "cli.main(['list'])\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environment | wish, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == str(spins)
+
+
 def test_encode_and_decode_write_beside_the_input(tmp_path: Path, loaded: list, capsys: Any) -> None:
     photo = picture(tmp_path / "a.v2.jpg")
     assert encode(photo) == exits.OK

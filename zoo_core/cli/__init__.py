@@ -38,6 +38,11 @@ COMMANDS = {
 """Every command with its line of help; its module is `zoo_core.cli.<command>`, with _ for -."""
 
 
+_SPINS = "3000"
+"""How often a thread of OpenMP looks for its next work before it sleeps. By default it looks 300,000 times, and on a
+machine that has other work to do it keeps the processor from the threads that it waits for (docs/speed.md)."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Answers a wrong command line in one line instead of the whole usage.
 
@@ -60,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after `zoo`; those of the process by default.
     """
     console.open_missing_streams()
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault(
+            "GOMP_SPINCOUNT", _SPINS
+        )  # read when torch is imported, which no command has done yet
     words = sys.argv[1:] if argv is None else argv
     try:
         args = _parse(words)
