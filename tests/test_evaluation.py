@@ -44,6 +44,7 @@ from zoo_core.hooks import Entry
 from zoo_core.interfaces import EntropyModel, Transform
 from zoo_core.layers.gdn import GDN
 from zoo_core.model import CodecModel
+from zoo_core.testing.pictures import picture
 
 
 class TinyTransform(Transform):
@@ -575,6 +576,19 @@ def test_ways_through_a_folder_take_turns(monkeypatch) -> None:
     assert turns == 3 * [r.title for r in results]
     assert all(0 < r.decode < 200 for r in results)
     assert throughput.rows(results)[1][0][2] == "1.00"
+
+
+def test_a_way_through_a_folder_codes_real_pictures() -> None:
+    """Nothing is replaced here: the worker process is prepared as the commands prepare theirs."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture(64, 48)).save(buffer, "png")
+    results = throughput.measure("feds-q1", [buffer.getvalue()] * 2, threads=1, rounds=1)
+    assert [r.title for r in results] == [
+        "1 process, 1 thread",
+        "batches of 4, 1 process",
+        "batches of 8, 1 process",
+    ]
+    assert all(min(r.encode, r.decode) > 0 for r in results)
 
 
 def test_bench_command(rounding, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zoo_core.cli import decode, encode, exits, options
@@ -102,7 +103,7 @@ class WorkersWay:
 
     def __init__(self, model: str, jobs: int, threads: int) -> None:
         self.title = f"{jobs} process{'es' if jobs > 1 else ''}, {threads} thread{'s' if threads > 1 else ''}"
-        self._crew = Processes(partial(_prepare, _options(model, threads)), jobs, -1)
+        self._crew = Processes(partial(_prepare, model, threads), jobs, -1)
         if self._crew.prepare().code != exits.OK:
             raise ZooError(f"{model} cannot be loaded in a process of its own: try zoo encode with it")
 
@@ -132,17 +133,20 @@ class WorkersWay:
         return [results[number] for number in range(len(files))]
 
 
-def _options(model: str, threads: int) -> argparse.Namespace:
-    """What `zoo encode -m model` would be called with."""
+def _options(command: ModuleType, *words: str) -> argparse.Namespace:
+    """What a command would be called with for standard input."""
     parser = argparse.ArgumentParser()
-    encode.add_arguments(parser)
-    return parser.parse_args(["-", "-m", model, "--threads", str(threads)])
-
-
-def _prepare(args: argparse.Namespace) -> Work:
-    """Encodes what is a picture and decodes what is not."""
+    command.add_arguments(parser)
+    args = parser.parse_args(["-", *words])
     args.quiet, args.verbose = True, 0
-    encoding, decoding = encode.prepare(args), decode.prepare(args, ".png")
+    return args
+
+
+def _prepare(model: str, threads: int) -> Work:
+    """Encodes what is a picture and decodes what is not."""
+    shared = ("--threads", str(threads))
+    encoding = encode.prepare(_options(encode, "-m", model, *shared))
+    decoding = decode.prepare(_options(decode, *shared), ".png")
 
     def work(task: Task) -> Done:
         return (decoding if task.data.startswith(MAGIC) else encoding)(task)
