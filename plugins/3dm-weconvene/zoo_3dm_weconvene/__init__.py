@@ -49,7 +49,7 @@ _TRANSFORM_KEYS = ("stem", "stages", "top", "latent")
 
 WEIGHTS = Weights(
     file="3dm-weconvene-base.safetensors",
-    sha256="40d589ef04f9abec8aea45ba5c13e594a247c35321d414ab3697a1c6c14fcd38",
+    sha256="948767d85e4ee04f8b3fa96b2d5abb26e5be73498c3b28b6e18481af83356c8d",
     size=7_488_400,
 )
 
