@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import registry
-from zoo_core.errors import UsageError
+from zoo_core.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
     from zoo_core.model import CodecModel
@@ -86,9 +86,11 @@ class RunConfig:
         arguments = {**entry.presets[self.preset], **self.settings}
         try:
             return registry.build(dataclasses.replace(entry, presets={self.preset: arguments}), self.preset)
-        except (TypeError, ValueError, KeyError) as error:
+        except PluginError as error:
+            if isinstance(error.__cause__, ImportError):
+                raise
             given = ", ".join(f"{key}={value}" for key, value in self.settings.items())
-            raise UsageError(f"{self.method!r} cannot be built with {given}: {error}") from error
+            raise UsageError(f"{self.method!r} cannot be built with {given}: {error.__cause__}") from error
 
     def write(self, folder: Path) -> None:
         """Keep the configuration in the run's folder, as flat JSON."""
