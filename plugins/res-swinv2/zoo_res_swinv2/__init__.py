@@ -55,7 +55,7 @@ PRESETS = {"base": BASE, "paper": PAPER_PRESET, "paper-128": PAPER_128}
 
 WEIGHTS = Weights(
     file="res-swinv2-base.safetensors",
-    sha256="1d3a5fef0142c62714b7d1698c8fe2b0f2c784db55c004b1ffac137676e558e9",
+    sha256="d788db63a1ab26ef1ebea42266a81861f37326a84cc87e90f06d04482633db3a",
     size=7_941_746,
 )
 
