@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo_core.errors import UsageError
 from zoo_core.layers.swin import SwinStage, WindowAttention, WindowAttentionV1, WindowAttentionV2, axis
 
 VERSIONS = {1: WindowAttentionV1, 2: WindowAttentionV2}
@@ -180,3 +181,11 @@ def test_products_of_attention(version, own, size, padded):
     """2 T C a token, padding included; version 2 projects without a layer that is counted by itself."""
     layer = attention(version)
     assert layer.products(torch.empty(3, *size, 16), 4) == 3 * padded * (2 * 64 * 16 + own)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"), [({"version": 3}, "version 3"), ({"heads": 3}, "3 heads do not divide 16")]
+)
+def test_stages_that_do_not_exist(arguments, reason):
+    with pytest.raises(UsageError, match=reason):
+        SwinStage(**{"dim": 16, "depth": 1, "heads": 2, **arguments})

@@ -595,6 +595,7 @@ def test_init_from_a_file(
         (["--data", "{photos}", "--crop", "100"], "multiple of 64"),
         (["--data", "{photos}", "--set", "colour=3"], "cannot be built with colour=3"),
         (["--data", "{photos}", "--set", "hyper=0.5"], "cannot be built with hyper=0.5"),
+        (["--data", "{photos}", "--set", "weconv=off"], "'off' is neither true nor false"),
         (["--data", "{photos}", "--device", "abacus"], "abacus"),
         (["--data", "{photos}", "--init", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--data", "nowhere"], "no photos"),

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo_core.errors import UsageError
 from zoo_core.layers.precision import full_precision
 
 MASKED = -1e4
@@ -42,6 +43,9 @@ class SwinStage(nn.Module):
         residual: add x at the end.
         drop_path: probability, block by block, of leaving a block out for a picture in training.
         post_norm_gain: gain of version 2's norms at the start; with 0 every block is the identity.
+
+    Raises:
+        UsageError: there is no such version, or the heads do not divide the channels.
     """
 
     def __init__(
@@ -57,7 +61,9 @@ class SwinStage(nn.Module):
         post_norm_gain: float = 1.0,
     ):
         super().__init__()
-        kind = {1: SwinBlockV1, 2: SwinBlockV2}[version]
+        if version not in (1, 2):
+            raise UsageError(f"there are no Swin blocks of version {version}: choose 1 or 2")
+        kind = SwinBlockV1 if version == 1 else SwinBlockV2
         self.residual = residual
         blocks = [
             kind(dim, heads, window, mlp_ratio, window // 2 * (index % 2), drop)
@@ -116,7 +122,7 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, heads: int, window: int):
         super().__init__()
         if dim % heads:
-            raise ValueError(f"{heads} heads do not divide {dim} channels")
+            raise UsageError(f"{heads} heads do not divide {dim} channels")
         self.dim, self.heads, self.window = dim, heads, window
         self.proj = nn.Linear(dim, dim)
         self.register_buffer("index", _relative_index(window), persistent=False)
@@ -312,5 +318,8 @@ def _relative_index(window: int) -> Tensor:
 def _log_offsets(window: int) -> Tensor:
     """All (dy, dx) between tokens of a window, log-spaced to at most 1.06: ((2 window - 1)**2, 2)."""
     steps = 8 * torch.arange(1 - window, window) / max(window - 1, 1)
-    steps = steps.sign() * torch.log2(1 + steps.abs()) / 3
+    # Python's logarithms, rounded: those in float32 differ in their last bit from one library to the next, and
+    # entropy models rest on these.
+    logarithms = torch.tensor([math.log2(x) for x in (1 + steps.abs()).tolist()])
+    steps = steps.sign() * logarithms / 3
     return torch.cartesian_prod(steps, steps)

@@ -83,7 +83,8 @@ class RunConfig:
         entry = registry.find(self.method, "codec")
         if self.preset not in entry.presets or not self.settings:
             return registry.build(entry, self.preset)
-        arguments = {**entry.presets[self.preset], **self.settings}
+        words = {key: _Word(value) for key, value in self.settings.items() if isinstance(value, str)}
+        arguments = {**entry.presets[self.preset], **self.settings, **words}
         try:
             return registry.build(dataclasses.replace(entry, presets={self.preset: arguments}), self.preset)
         except PluginError as error:
@@ -117,3 +118,10 @@ class RunConfig:
         if config.method != method:
             raise UsageError(f"'{folder}' trains {config.method!r}, not {method!r}: name another folder")
         return config
+
+
+class _Word(str):
+    """Text as a factory's argument. Where a switch is wanted, `off` must not count as true, as texts do."""
+
+    def __bool__(self) -> bool:
+        raise ValueError(f"{str(self)!r} is neither true nor false")
