@@ -19,7 +19,7 @@ import zoo_core as zoo
 from zoo_core.errors import UsageError, WrongWeightsError
 from zoo_core.evaluation.cost import below, kmacs
 from zoo_core.layers.residual16 import FEATURES
-from zoo_core.model import CodecModel, bits, parameter_count
+from zoo_core.model import CodecModel, bits, join, parameter_count
 from zoo_core.testing.pictures import picture
 from zoo_core.training.checkpoint import averaged
 from zoo_core.training.data import RandomCrops
@@ -170,6 +170,15 @@ def test_every_enlargement_is_a_switch_of_its_own(on: dict, off: dict) -> None:
     whole = {name: value for name, value in off.items() if name == "swin" and "swin" not in on}
     teacher = parameter_count(meta("base-teacher", **whole))
     assert parameter_count(meta("base-teacher", **off)) < teacher
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_halves_join_to_the_whole(name: str) -> None:
+    """The registered transform and entropy model of a preset are those of its codec."""
+    with torch.device("meta"):
+        joined = join("feds", "feds", name)
+    shapes = {key: tensor.shape for key, tensor in on_meta(name).state_dict().items()}
+    assert {key: tensor.shape for key, tensor in joined.state_dict().items()} == shapes
 
 
 @pytest.mark.parametrize("size", [(256, 256), (512, 768), (333, 500)])
