@@ -31,6 +31,7 @@ from zoo_core.training.objective import Objective
 from zoo_core.training.recipe import Recipe
 from zoo_core.weights import write_tensors
 from zoo_feds import PRESETS
+from zoo_feds.features import RunningVariance, recorded
 from zoo_feds.information import CALIBRATION, ChannelInformation, divergence, squared
 from zoo_feds.model import build, objective, start
 from zoo_feds.objective import Distillation
@@ -82,7 +83,8 @@ def photos(count: int = 3, side: int = 96) -> list[Tensor]:
 
 
 def distillation(**settings: object) -> tuple[CodecModel, Distillation]:
-    """A small student, and the objective with a small random teacher."""
+    """A small student, and the objective with a small random teacher, whose channels one batch tells."""
+    settings = {"calibration": 1, **settings}
     student, teacher = build(**SMALL).train(), build(**SMALL_TEACHER)
     return student, Distillation(student, teacher, **settings).train()
 
@@ -503,6 +505,17 @@ def test_which_objective(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
         assert type(objective(build(**SMALL_TEACHER))) is Objective
         assert not caplog.messages
         assert type(objective(student)) is Objective
+    assert "learns alone" in caplog.text
+
+
+@pytest.mark.parametrize("way", [{"swin": True}, {"extra_rb": 1}, {"wide_latent": 80}])
+def test_a_teacher_is_larger_in_any_one_way(way: dict, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody asks for the teacher of a teacher, even where an ablation took its attention away."""
+    sizes = {"widths": (32, 32, 32), "latent": 320}
+    with caplog.at_level(logging.WARNING):
+        objective(meta("base", **sizes, **way))
+        assert not caplog.messages
+        objective(meta("base", **sizes))
     assert "learns alone" in caplog.text
 
 

@@ -8,12 +8,14 @@
 A term of distillation is a share of the rate-distortion loss of its sample: `features` and `channels` are
 the shares at the beginning of their phase, and they fall as the distance does. The adapters between the
 networks learn with the student; neither they nor the teacher are in its weights. The optimiser starts afresh
-at each border, and the learning rate is the run's own.
+at each border, and the learning rate is the run's own. Channels are chosen once, after `calibration` batches;
+until then there is no term for them.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,11 @@ class Distillation(Objective):
         ent_loss: distance of the channels, "mse" or "kl".
         weights, select: see `ChannelInformation`.
         staged: false for both terms at full weight up to phase 3.
+        calibration: batches that tell which channels are informative.
         transform_rate: see `Objective`.
 
     Raises:
-        UsageError: phases that do not rise, or no such choice.
+        UsageError: phases that do not rise, shares below 0, no batches to calibrate with, or no such choice.
     """
 
     units: Tensor
@@ -79,10 +82,12 @@ class Distillation(Objective):
         weights: Weights = "entropy",
         select: Select = "top",
         staged: bool = True,
+        calibration: int = CALIBRATION,
         transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(transform_rate)
         _check(phases, ent_loss, adapter_y, select)
+        _check_numbers(features, channels, calibration)
         self.phases, self.shares = tuple(phases), (features, channels)
         self.ent_loss, self.staged = ent_loss, staged
         self.teacher = teacher.requires_grad_(False)
@@ -109,6 +114,12 @@ class Distillation(Objective):
         together = not self.staged and self.phase < 3
         self.adapters.requires_grad_(bool(self.phase == 1 or together))
         self.latent_adapter.requires_grad_(bool(self.phase == 2 or together))
+        if before < self.phase == 3 and self.shares[1] and not self.information.complete:
+            log.warning(
+                "no channels were distilled: %d batches before phase 3 are too few for calibration=%d",
+                int(self.information.batches),
+                self.information.calibration,
+            )
         return before != int(self.phase)
 
     def forward(self, model: CodecModel, x: Tensor, level: Tensor, **conditions: Any) -> Terms:
@@ -181,7 +192,7 @@ def objective(
     """
     if distillation is None:
         distillation = teacher is not None
-        if not distillation and not model.transform.swin:
+        if not distillation and not model.transform.enlarged:
             log.warning("the student learns alone: name its teacher with --objective teacher=FILE")
     if not distillation:
         return Objective(transform_rate, **settings)
@@ -210,6 +221,15 @@ def _check(phases: tuple[float, float], ent_loss: Distance, adapter_y: bool, sel
         raise UsageError(f"ent_loss={ent_loss}: choose mse or kl")
     if select == "all" and not adapter_y:
         raise UsageError("select=all needs the adapter: the latents have different numbers of channels")
+
+
+def _check_numbers(features: float, channels: float, calibration: int) -> None:
+    for name, share in (("features", features), ("channels", channels)):
+        number = isinstance(share, (int, float)) and not isinstance(share, bool)
+        if not number or not 0 <= share < math.inf:
+            raise UsageError(f"{name}={share}: give a share of the loss, 0 for none, 0.2 for a fifth")
+    if type(calibration) is not int or calibration < 1:
+        raise UsageError(f"calibration={calibration}: give a number of batches, 1 at least")
 
 
 def _transform(model: CodecModel) -> ResidualTransform16:
