@@ -411,9 +411,97 @@ def test_choices_that_do_not_fit() -> None:
         ({"select": "best"}, "top, random or all"),
         ({"weights": "none"}, "uniform or inverse"),
         ({"select": "all", "adapter_y": False}, "adapter"),
+        ({"features": "abc"}, "features=abc: give a share"),
+        ({"features": True}, "features=True: give a share"),
+        ({"channels": -1}, "channels=-1: give a share"),
+        ({"channels": float("nan")}, "channels=nan: give a share"),
+        ({"features": float("inf")}, "features=inf: give a share"),
+        ({"calibration": 0}, "calibration=0: give a number of batches"),
+        ({"calibration": 2.5}, "calibration=2.5: give a number of batches"),
     ):
         with pytest.raises(UsageError, match=message):
             distillation(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"phases": (0.0, 1.0)}, {"staged": False}])
+def test_channels_are_chosen_once(settings: dict, tmp_path: Path) -> None:
+    """No term of channels before the calibration is complete; from then on the same channels and weights."""
+    student, found = distillation(calibration=3, **settings)
+    trainer = _trainer(student, found, tmp_path, steps=7)
+    used = []
+    inner = found.channel_distance
+
+    def spied(mine: Tensor, theirs: Tensor) -> Tensor:
+        distance = inner(mine, theirs)
+        used.append((trainer.step, found.information.selected, found.information.weights))
+        return distance
+
+    found.channel_distance = spied
+    for _ in range(5):
+        trainer.train_step()
+    assert [step for step, *_ in used] == [2, 3, 4]  # the third batch completes the calibration
+    for _, selected, weights in used:
+        assert torch.equal(selected, used[0][1]) and torch.equal(weights, used[0][2])
+
+
+def test_without_calibration_there_are_no_channels(caplog: pytest.LogCaptureFixture) -> None:
+    """A run that is too short to choose channels aligns features alone, and says so once."""
+    student, found = distillation(calibration=4, phases=(0.0, 0.8))
+    plain = Distillation(student, found.teacher, (0.0, 0.8), channels=0.0)
+    x, level = batch(2), torch.tensor([2.0, 5.0])
+    losses = []
+    for terms in (found, plain):
+        terms.begin(student, 0.1)
+        torch.manual_seed(3)
+        losses.append(terms(student, x, level).loss)
+    assert torch.equal(*losses)
+    with caplog.at_level(logging.WARNING):
+        for terms in (found, plain, found):
+            terms.begin(student, 0.9)
+    assert caplog.messages == [
+        "no channels were distilled: 1 batches before phase 3 are too few for calibration=4"
+    ]
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("progress", [0.1, 0.5])
+def test_a_broken_batch_is_forgotten(progress: float, broken: float) -> None:
+    """What one batch that is not finite leaves in the objective: nothing, as the first batch and as a later one."""
+    student, found = distillation(calibration=3)
+    found.begin(student, progress)
+    found.information.batches.fill_(2 if progress == 0.5 else 0)
+    found.information.bits.copy_(torch.arange(32.0))
+    x, level = batch(2), torch.tensor([2.0, 5.0])
+    bad = x.clone()
+    bad[1, 0, 5, 5] = broken
+    for _ in range(2):
+        before = {name: tensor.clone() for name, tensor in found.state_dict().items()}
+        assert not found(student, bad, level).loss.isfinite().all()
+        assert all(torch.equal(before[name], tensor) for name, tensor in found.state_dict().items())
+        assert found(student, x, level).loss.isfinite().all()
+        assert int(found.variances[0].batches) == 1 + int(before["variances.0.batches"])
+
+
+def test_units_wait_for_a_finite_distance() -> None:
+    _, found = distillation()
+    for kind in (0, 1):
+        assert not found._relative(kind, torch.tensor([1.0, float("nan")])).isfinite().all()
+        found._relative(kind, torch.tensor([2.0, 4.0]))
+        found._relative(kind, torch.tensor([float("inf"), 1.0]))
+    assert found.units.tolist() == [3.0, 3.0]
+
+
+def test_averages_leave_out_what_is_not_finite() -> None:
+    variance, information = RunningVariance(2), ChannelInformation(2, 1, calibration=2)
+    good = torch.randn(1, 2, 4, 4)
+    bad = good.clone()
+    bad[0, 1, 0, 0] = float("nan")
+    for x in (bad, good, bad):
+        variance(x)
+        information.observe(x.abs().clamp(0.1, 1))
+    assert int(variance.batches) == 1 and int(information.batches) == 1 and not information.complete
+    torch.testing.assert_close(variance.value, good.var((0, 2, 3)))
+    torch.testing.assert_close(information.bits, -good.abs().clamp(0.1, 1).log2().mean((0, 2, 3)))
 
 
 # --- runs -------------------------------------------------------------------------------------------
@@ -450,16 +538,18 @@ def test_the_optimiser_forgets_at_each_border(tmp_path: Path) -> None:
     assert seen == [1, 2, 1, 2, 1]  # phases 2 and 3 begin with the third and the fifth step
 
 
-def test_resuming_at_a_border_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"phases": (0.0, 0.8), "calibration": 3}, {"staged": False}])
+def test_resuming_changes_nothing(settings: dict, tmp_path: Path) -> None:
+    """At the borders of phases, and in the middle of the calibration."""
     losses: dict[str, list[Tensor]] = {"whole": [], "parts": []}
     for name in losses:
         torch.manual_seed(1)
-        trainer = _trainer(*distillation(), tmp_path / name)
+        trainer = _trainer(*distillation(**settings), tmp_path / name)
         for step in range(5):
             if name == "parts" and step in (2, 4):
                 trainer.save()
                 torch.manual_seed(100 + step)
-                trainer = _trainer(*distillation(), tmp_path / name)
+                trainer = _trainer(*distillation(**settings), tmp_path / name)
                 assert trainer.resume()
             losses[name].append(trainer.train_step()[1])
     torch.testing.assert_close(losses["whole"], losses["parts"], rtol=1e-6, atol=0)

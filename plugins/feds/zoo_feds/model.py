@@ -26,6 +26,9 @@ def build(
 
     `swin`, `extra_rb` and `wide_latent` are what makes the teacher: `swin=false`, `extra_rb=0` and
     `wide_latent=0` leave one of them out.
+
+    Raises:
+        UsageError: attention over channels that are no multiple of 32.
     """
     return CodecModel(
         FedsTransform(widths, blocks, latent, swin, extra_rb, wide_latent),

@@ -32,6 +32,7 @@ from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 from zoo_core.training.recipe import RunConfig
 from zoo_feds.features import RunningVariance, identity_conv, recorded
 from zoo_feds.information import (
+    CALIBRATION,
     ChannelInformation,
     Distance,
     Select,
@@ -95,7 +96,7 @@ class Distillation(Objective):
         widths = zip(_feature_widths(mine), _feature_widths(theirs), strict=True)
         self.adapters = nn.ModuleList(identity_conv(*pair, bias=True) for pair in widths)
         self.variances = nn.ModuleList(RunningVariance(width) for width in _feature_widths(theirs))
-        self.information = ChannelInformation(theirs.latent, mine.latent, select, weights)
+        self.information = ChannelInformation(theirs.latent, mine.latent, select, weights, calibration)
         self.latent_variance = RunningVariance(theirs.latent)
         pair = (mine.latent, self.information.count)
         self.latent_adapter = identity_conv(*pair, bias=False) if adapter_y else nn.Identity()
@@ -158,16 +159,19 @@ class Distillation(Objective):
         return (self.information.weights * distance).sum(1)
 
     def _weights(self) -> tuple[float, float]:
-        """Shares of features and channels in this phase."""
+        """Shares of features and channels in this phase; none of channels before they are chosen."""
         features, channels = self.shares
+        if not self.information.complete:
+            channels = 0.0
         if not self.staged:
             return features, channels
         return (features, 0.0) if self.phase == 1 else (_FADED * features, channels)
 
     def _relative(self, kind: int, distance: Tensor) -> Tensor:
-        """A distance (B,) over the mean of the first one of its kind."""
-        if self.units[kind] == 0:
-            self.units[kind] = distance.detach().mean()
+        """A distance (B,) over the mean of the first finite one of its kind."""
+        mean = distance.detach().mean()
+        if self.units[kind] == 0 and mean.isfinite():  # anything else would stay for ever
+            self.units[kind] = mean
         return distance / self.units[kind].clamp_min(1e-6)
 
 
