@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zoo_core.hooks import Entry, Paper, Weights, hookimpl
 
 PAPER = Paper(
@@ -73,7 +75,12 @@ WEIGHTS = Weights(
 )
 
 TRANSFORM_KEYS = ("widths", "blocks", "latent", "swin", "extra_rb", "wide_latent")
-_SHARED_KEYS = ("latent", "extra_rb", "wide_latent")
+
+
+def _of_entropy_model(preset: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the entropy model, whose `latent` is all of y: what joins halves sets it so."""
+    kept = {n: v for n, v in preset.items() if n not in TRANSFORM_KEYS or n == "extra_rb"}
+    return {**kept, "latent": preset["latent"] + preset.get("wide_latent", 0)}
 
 
 @hookimpl
@@ -100,10 +107,7 @@ def zoo_register() -> list[Entry]:
             name="feds",
             kind="entropy_model",
             factory="zoo_feds.entropy:FedsEntropy",
-            presets={
-                k: {n: v for n, v in p.items() if n in _SHARED_KEYS or n not in TRANSFORM_KEYS}
-                for k, p in PRESETS.items()
-            },
+            presets={k: _of_entropy_model(p) for k, p in PRESETS.items()},
             paper=PAPER,
             summary="channel-wise autoregression with separate networks for means and scales",
         ),

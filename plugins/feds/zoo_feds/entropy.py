@@ -11,9 +11,10 @@ class FedsEntropy(ChannelwiseEntropy):
     """`ChannelwiseEntropy` of a student, or of a teacher that is larger than it.
 
     Args:
-        latent, hyper_blocks, sizes: of the student, as in `ChannelwiseEntropy`.
-        extra_rb: residual blocks more in the hyper transforms. wide_latent: channels more in y.
+        latent: all channels of y, a teacher's additional ones too.
+        hyper_blocks, sizes: of the student, as in `ChannelwiseEntropy`.
+        extra_rb: residual blocks more in the hyper transforms.
     """
 
-    def __init__(self, latent: int, hyper_blocks: int, extra_rb: int = 0, wide_latent: int = 0, **sizes: Any):
-        super().__init__(latent + wide_latent, hyper_blocks=hyper_blocks + extra_rb, **sizes)
+    def __init__(self, latent: int, hyper_blocks: int, extra_rb: int = 0, **sizes: Any):
+        super().__init__(latent, hyper_blocks=hyper_blocks + extra_rb, **sizes)

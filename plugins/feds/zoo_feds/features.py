@@ -36,7 +36,10 @@ def identity_conv(in_ch: int, out_ch: int, bias: bool) -> nn.Conv2d:
 
 
 class RunningVariance(nn.Module):
-    """Variance of each channel of (B, C, H, W) over batch and space, (C,), averaged over batches."""
+    """Variance of each channel of (B, C, H, W) over batch and space, (C,), averaged over batches.
+
+    A batch that is not finite does not count: it would stay in the average for ever.
+    """
 
     momentum = 0.99
     value: Tensor
@@ -50,6 +53,7 @@ class RunningVariance(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         variance = x.float().var((0, 2, 3))
-        self.value.lerp_(variance, 1 - self.momentum if self.batches else 1.0)
-        self.batches += 1
+        if variance.isfinite().all():
+            self.value.lerp_(variance, 1 - self.momentum if self.batches else 1.0)
+            self.batches += 1
         return self.value

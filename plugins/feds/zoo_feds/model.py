@@ -26,8 +26,11 @@ def build(
 
     `swin`, `extra_rb` and `wide_latent` are what makes the teacher: `swin=false`, `extra_rb=0` and
     `wide_latent=0` leave one of them out.
+
+    Raises:
+        UsageError: attention over channels that are no multiple of 32.
     """
-    larger = {"extra_rb": extra_rb, "wide_latent": wide_latent}
     return CodecModel(
-        FedsTransform(widths, blocks, latent, swin, **larger), FedsEntropy(latent, **entropy, **larger)
+        FedsTransform(widths, blocks, latent, swin, extra_rb, wide_latent),
+        FedsEntropy(latent + wide_latent, extra_rb=extra_rb, **entropy),
     )

@@ -8,12 +8,14 @@
 A term of distillation is a share of the rate-distortion loss of its sample: `features` and `channels` are
 the shares at the beginning of their phase, and they fall as the distance does. The adapters between the
 networks learn with the student; neither they nor the teacher are in its weights. The optimiser starts afresh
-at each border, and the learning rate is the run's own.
+at each border, and the learning rate is the run's own. Channels are chosen once, after `calibration` batches;
+until then there is no term for them.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 from zoo_core.training.recipe import RunConfig
 from zoo_feds.features import RunningVariance, identity_conv, recorded
 from zoo_feds.information import (
+    CALIBRATION,
     ChannelInformation,
     Distance,
     Select,
@@ -58,10 +61,11 @@ class Distillation(Objective):
         ent_loss: distance of the channels, "mse" or "kl".
         weights, select: see `ChannelInformation`.
         staged: false for both terms at full weight up to phase 3.
+        calibration: batches that tell which channels are informative.
         transform_rate: see `Objective`.
 
     Raises:
-        UsageError: phases that do not rise, or no such choice.
+        UsageError: phases that do not rise, shares below 0, no batches to calibrate with, or no such choice.
     """
 
     units: Tensor
@@ -79,10 +83,12 @@ class Distillation(Objective):
         weights: Weights = "entropy",
         select: Select = "top",
         staged: bool = True,
+        calibration: int = CALIBRATION,
         transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(transform_rate)
         _check(phases, ent_loss, adapter_y, select)
+        _check_numbers(features, channels, calibration)
         self.phases, self.shares = tuple(phases), (features, channels)
         self.ent_loss, self.staged = ent_loss, staged
         self.teacher = teacher.requires_grad_(False)
@@ -90,7 +96,7 @@ class Distillation(Objective):
         widths = zip(_feature_widths(mine), _feature_widths(theirs), strict=True)
         self.adapters = nn.ModuleList(identity_conv(*pair, bias=True) for pair in widths)
         self.variances = nn.ModuleList(RunningVariance(width) for width in _feature_widths(theirs))
-        self.information = ChannelInformation(theirs.latent, mine.latent, select, weights)
+        self.information = ChannelInformation(theirs.latent, mine.latent, select, weights, calibration)
         self.latent_variance = RunningVariance(theirs.latent)
         pair = (mine.latent, self.information.count)
         self.latent_adapter = identity_conv(*pair, bias=False) if adapter_y else nn.Identity()
@@ -109,6 +115,12 @@ class Distillation(Objective):
         together = not self.staged and self.phase < 3
         self.adapters.requires_grad_(bool(self.phase == 1 or together))
         self.latent_adapter.requires_grad_(bool(self.phase == 2 or together))
+        if before < self.phase == 3 and self.shares[1] and not self.information.complete:
+            log.warning(
+                "no channels were distilled: %d batches before phase 3 are too few for calibration=%d",
+                int(self.information.batches),
+                self.information.calibration,
+            )
         return before != int(self.phase)
 
     def forward(self, model: CodecModel, x: Tensor, level: Tensor, **conditions: Any) -> Terms:
@@ -147,16 +159,19 @@ class Distillation(Objective):
         return (self.information.weights * distance).sum(1)
 
     def _weights(self) -> tuple[float, float]:
-        """Shares of features and channels in this phase."""
+        """Shares of features and channels in this phase; none of channels before they are chosen."""
         features, channels = self.shares
+        if not self.information.complete:
+            channels = 0.0
         if not self.staged:
             return features, channels
         return (features, 0.0) if self.phase == 1 else (_FADED * features, channels)
 
     def _relative(self, kind: int, distance: Tensor) -> Tensor:
-        """A distance (B,) over the mean of the first one of its kind."""
-        if self.units[kind] == 0:
-            self.units[kind] = distance.detach().mean()
+        """A distance (B,) over the mean of the first finite one of its kind."""
+        mean = distance.detach().mean()
+        if self.units[kind] == 0 and mean.isfinite():  # anything else would stay for ever
+            self.units[kind] = mean
         return distance / self.units[kind].clamp_min(1e-6)
 
 
@@ -181,7 +196,7 @@ def objective(
     """
     if distillation is None:
         distillation = teacher is not None
-        if not distillation and not model.transform.swin:
+        if not distillation and not model.transform.enlarged:
             log.warning("the student learns alone: name its teacher with --objective teacher=FILE")
     if not distillation:
         return Objective(transform_rate, **settings)
@@ -210,6 +225,15 @@ def _check(phases: tuple[float, float], ent_loss: Distance, adapter_y: bool, sel
         raise UsageError(f"ent_loss={ent_loss}: choose mse or kl")
     if select == "all" and not adapter_y:
         raise UsageError("select=all needs the adapter: the latents have different numbers of channels")
+
+
+def _check_numbers(features: float, channels: float, calibration: int) -> None:
+    for name, share in (("features", features), ("channels", channels)):
+        number = isinstance(share, (int, float)) and not isinstance(share, bool)
+        if not number or not 0 <= share < math.inf:
+            raise UsageError(f"{name}={share}: give a share of the loss, 0 for none, 0.2 for a fifth")
+    if type(calibration) is not int or calibration < 1:
+        raise UsageError(f"calibration={calibration}: give a number of batches, 1 at least")
 
 
 def _transform(model: CodecModel) -> ResidualTransform16:

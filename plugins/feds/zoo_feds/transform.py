@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zoo_core.errors import UsageError
 from zoo_core.layers.attention import ResidualUnit
 from zoo_core.layers.residual import conv1x1
 from zoo_core.layers.residual16 import ResidualTransform16, Three
@@ -21,12 +22,19 @@ _UNITS = 3
 class SwinAttention(nn.Module):
     """x + trunk(x) * sigmoid(gate(x)), the gate behind two SwinV2 blocks. (B, C, H, W) stays.
 
-    The frame is that of LIC-TCM's SWAtten; `channels` is a multiple of 32. The Swin blocks start as the
-    identity.
+    The frame is that of LIC-TCM's SWAtten. The Swin blocks start as the identity.
+
+    Raises:
+        UsageError: `channels` is not a multiple of 32, the width of a head.
     """
 
     def __init__(self, channels: int):
         super().__init__()
+        if channels < _HEAD_WIDTH or channels % _HEAD_WIDTH:
+            raise UsageError(
+                f"attention over {channels} channels: choose multiples of {_HEAD_WIDTH} for the last of widths "
+                "and for latent + wide_latent, or swin=false"
+            )
         swin = SwinStage(
             channels, 2, channels // _HEAD_WIDTH, 8, mlp_ratio=2, residual=False, post_norm_gain=0.0
         )
@@ -46,6 +54,12 @@ class FedsTransform(ResidualTransform16):
         widths, blocks, latent: as in `ResidualTransform16`.
         swin: SwinV2 attention in both transforms.
         extra_rb: residual blocks more in every stage. wide_latent: channels more in y.
+
+    Attributes:
+        enlarged: in one of the teacher's three ways at least.
+
+    Raises:
+        UsageError: attention over channels that are no multiple of 32.
     """
 
     def __init__(
@@ -60,3 +74,4 @@ class FedsTransform(ResidualTransform16):
         few, some, many = (count + extra_rb for count in blocks)
         super().__init__(widths, (few, some, many), latent + wide_latent, SwinAttention if swin else None)
         self.swin = swin
+        self.enlarged = bool(swin or extra_rb or wide_latent)
