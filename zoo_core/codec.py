@@ -236,6 +236,10 @@ class Codec:
             data = job.smallest_over(target_psnr)
         else:
             data = job.file(self.quality if quality is None else _checked_quality(quality))
+        # A transform that offers choices may want to know which of them this file was made with.
+        chosen = getattr(self.model.transform, "chosen", None)
+        if chosen is not None:
+            chosen(job.choice, **conditions)
         if verify:
             self.check(data)
         return data
@@ -386,13 +390,15 @@ class _Encoding:
         choices = transform.choices(**transform.side_inputs(picture.pixels, **conditions))
         self.latents = [codec._analyse(picture, self.grid.side, prepared) for prepared in choices]
         self._known: tuple[Tensor, ...] = ()  # latents of the file coded last, as the decoder will know them
+        self.choice = 0  # number of the transform's choice in that file, or in the one that a search returned
 
     def file(self, level: float) -> bytes:
         """The whole file at a level, a multiple of 1/256."""
         self._coded = None  # the latents of another level, as large as the picture
         with stage("networks"):
             coded = [tiles.write(self.codec.model, y, level, self.grid) for y in self.latents]
-        payload, calibration, self._known = coded[0] if len(coded) == 1 else self._cheapest(coded, level)
+        self.choice = 0 if len(coded) == 1 else self._cheapest(coded, level)
+        payload, calibration, self._known = coded[self.choice]
         sections = {Section.SYMBOLS: payload, **self.extra}
         if calibration:
             sections[Section.CALIBRATION] = calibration
@@ -449,7 +455,7 @@ class _Encoding:
             value = measure(data)
             good = value >= target if above else value <= target
             if good:
-                best, level = data, place / QUALITY_STEP
+                best, level, choice = data, place / QUALITY_STEP, self.choice
                 if abs(value - target) <= tolerance:
                     break
             if good == above:
@@ -462,19 +468,20 @@ class _Encoding:
             guess = place + round((aim - value) / slope) if steps < _SECANT_STEPS else (low + high) // 2
             place = min(max(guess, low), high)
         if best is not None:
+            self.choice = choice
             log.info("level %.2f after %d steps", level, steps)
         return best
 
-    def _cheapest(self, coded: list[_Coded], level: float) -> _Coded:
-        """What costs least in bits per pixel + lambda * 255^2 * MSE."""
+    def _cheapest(self, coded: list[_Coded], level: float) -> int:
+        """The place of what costs least in bits per pixel + lambda * 255^2 * MSE."""
         pixels = math.prod(self.picture.size)
         weight = math.exp(np.interp(level, range(1, len(LAMBDAS) + 1), np.log(LAMBDAS)))
 
-        def cost(one: _Coded) -> float:
-            payload, calibration, latents_hat = one
+        def cost(place: int) -> float:
+            payload, calibration, latents_hat = coded[place]
             return 8 * (len(payload) + len(calibration)) / pixels + weight * self._mse(latents_hat)
 
-        return min(coded, key=cost)
+        return min(range(len(coded)), key=cost)
 
     def _bpp(self, size: int) -> float:
         """Bits per pixel of a file of this picture."""

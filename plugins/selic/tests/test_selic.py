@@ -6,12 +6,14 @@ no size of the paper's own could be read.
 
 from __future__ import annotations
 
+import colorsys
 import functools
 import importlib.util
 import json
 import logging
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,11 +23,12 @@ import torch
 from torch import Tensor
 
 from zoo_core import registry
-from zoo_core.codec import Codec
+from zoo_core.codec import Codec, _Encoding
 from zoo_core.container import Section, read
 from zoo_core.errors import SideInputError, UsageError
-from zoo_core.evaluation.cost import below, kmacs
+from zoo_core.evaluation.cost import Costs, below, kmacs
 from zoo_core.images import Picture
+from zoo_core.layers.gdn import GDN
 from zoo_core.model import CodecModel, bits, parameter_count
 from zoo_core.testing.pictures import picture
 from zoo_core.training.data import RandomCrops
@@ -35,12 +38,13 @@ from zoo_core.training.loss import rate_distortion
 from zoo_core.training.objective import TRANSFORM_RATE, Objective
 from zoo_core.training.recipe import Recipe
 from zoo_core.weights import write_tensors
-from zoo_selic import PRESETS, captioners, captions, controls, encoder
+from zoo_selic import PRESETS, captioners, captioning, captions, controls, encoder
 from zoo_selic.captioning import lines
 from zoo_selic.encoder import TextEncoderMissing
 from zoo_selic.fusion import FUSIONS
 from zoo_selic.model import build, objective, start
 from zoo_selic.objective import Captioned, photo_key, read_captions
+from zoo_selic.transform import CHEAPER
 from zoo_selic.wordpiece import MAX_PIECES, token_ids, words
 
 SMALL = PRESETS["base"] | {
@@ -78,7 +82,7 @@ def on_meta(name: str) -> CodecModel:
 def small(strength: float = 0.0, **switches: object) -> CodecModel:
     """A small model; `strength`: deviation of the fusion's last weights, which start at zero."""
     model = build(**(SMALL | switches)).eval()
-    if model.transform.fuse is not None:
+    if model.transform.fuse is not None and strength > 0:
         torch.nn.init.normal_(model.transform.fuse.last.weight, std=strength)
     return model
 
@@ -111,6 +115,12 @@ def symbols(data: bytes) -> bytes:
 # --- sizes and costs --------------------------------------------------------------------------------
 
 
+@functools.cache
+def without_text(name: str) -> CodecModel:
+    with torch.device("meta"):
+        return build(**PRESETS[name], text=False).eval()
+
+
 def test_modules_of_the_paper_preset() -> None:
     model = on_meta("paper")
     transform, entropy = model.transform, model.entropy_model
@@ -122,6 +132,43 @@ def test_modules_of_the_paper_preset() -> None:
     for net, size in (("mean", 6_176_800), ("scale", 6_176_800), ("lrp", 6_821_920)):
         assert sum(parameter_count(getattr(nets, net)) for nets in entropy.low.slices) == size
     assert parameter_count(model) == 50_841_292
+    assert parameter_count(without_text("paper")) == 49_278_380
+
+
+def test_modules_of_the_base_preset() -> None:
+    model = on_meta("base")
+    transform, entropy = model.transform, model.entropy_model
+    assert parameter_count(transform.g_a) == 823_776 and parameter_count(transform.g_s) == 3_124_540
+    assert parameter_count(transform.text) == 173_888 and parameter_count(transform.fuse) == 160_072
+    assert parameter_count(entropy.h_a) == 231_744 and parameter_count(entropy.prior) == 3_904
+    assert parameter_count(entropy.h_mean_s) == parameter_count(entropy.h_scale_s) == 631_936
+    for net, size in (("mean", 272_240), ("scale", 272_240), ("lrp", 287_600)):
+        assert sum(parameter_count(getattr(nets, net)) for nets in entropy.low.slices) == size
+    assert parameter_count(model) == 6_620_596
+
+
+def test_without_text_the_base_preset_is_as_large_as_that_of_feds() -> None:
+    """Its graph, from whose weights a training may start: the tests of `feds` have the same number."""
+    model = without_text("base")
+    assert parameter_count(model) == 6_286_636
+    assert not any("text" in name or "fuse" in name for name in model.state_dict())
+
+
+def test_costs_of_the_paper_preset() -> None:
+    """Thousands of multiplications per pixel; without those of GDN, which the reference does not count."""
+    model = on_meta("paper")
+    norms = {name for name, module in model.named_modules() if isinstance(module, GDN)}
+    counted = kmacs(model)
+    costs = Costs({name: value for name, value in counted.items() if name not in norms})
+    assert below(costs, "transform.g_a") == pytest.approx(353.9, abs=0.05)
+    assert below(costs, "transform.g_s") == pytest.approx(445.8, abs=0.05)
+    hyper = sum(below(costs, f"entropy_model.{name}") for name in ("h_a", "h_mean_s", "h_scale_s"))
+    assert hyper == pytest.approx(13.1, abs=0.05)
+    assert below(costs, "entropy_model.low") == pytest.approx(74.9, abs=0.05)
+    text = below(costs, "transform.text") + below(costs, "transform.fuse")
+    assert text == pytest.approx(2.52, abs=0.005)
+    assert costs.total() == pytest.approx(890.2, abs=0.05)
+    assert counted.total() == pytest.approx(901.1, abs=0.05)
 
 
 def test_base_preset_keeps_to_the_budgets() -> None:
@@ -277,24 +324,52 @@ def test_notes_are_as_loud_as_they_should_be(fake_encoder, caplog: pytest.LogCap
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING"]
 
 
-@pytest.mark.parametrize("caption", [5, object(), {"a": 1}, b"kite", ["a", "kite"]])
+@pytest.mark.parametrize(
+    "caption",
+    [5, 5.0, True, np.float32(3), 1j, object(), {"a": 1}, b"kite", ["a", "kite"], [[1.0], [1.0, 2.0]]]
+    + [np.array("kite"), np.full(384, 1j), torch.ones(384, dtype=torch.complex64)],
+)
 def test_a_caption_of_another_type_is_a_mistake(caption: object) -> None:
-    with pytest.raises((TypeError, SideInputError)):
+    """A TypeError for programs, and an error of the zoo's, which is one line on the command line."""
+    with pytest.raises(TypeError, match="text or a vector of 384 numbers, not ") as raised:
         captions.resolve(PICTURE, 384, caption=caption)
+    assert isinstance(raised.value, SideInputError) and "\n" not in str(raised.value)
+
+
+def test_vectors_of_every_kind() -> None:
+    """Lists, arrays in any order and precision, and tensors that learn: the same vector of length 1."""
+    plain = vector(3)
+    backwards = np.ascontiguousarray(plain.numpy()[::-1])[::-1]
+    for caption in (
+        plain.tolist(),
+        tuple(plain.tolist()),
+        backwards,
+        plain.numpy().astype(">f8"),
+        plain.double(),
+        torch.nn.Parameter(3 * plain),
+    ):
+        found = captions.resolve(PICTURE, 384, caption=caption)
+        torch.testing.assert_close(found.vector, plain)
+        assert found.vector.dtype == torch.float32 and not found.vector.requires_grad
+    half = captions.resolve(PICTURE, 384, caption=plain.bfloat16()).vector
+    torch.testing.assert_close(half, plain, rtol=0.01, atol=0)
 
 
 def test_other_mistakes(loud: Codec) -> None:
     for given, message in (
         ({"caption": np.zeros(384)}, "not all zero"),
         ({"caption": np.ones(3)}, "384 finite numbers"),
+        ({"caption": np.array(3.0)}, "384 finite numbers"),
+        ({"caption": []}, "384 finite numbers"),
         ({"caption": np.full(384, np.nan)}, "finite"),
         ({"captioner": "blip"}, "stats, hub or a function"),
         ({"text_mode": "worst"}, "given or best"),
     ):
         with pytest.raises(SideInputError, match=message):
             loud.encode(PICTURE, **given)
-    with pytest.raises(TypeError):
-        loud.encode(PICTURE, caption=object())
+    for given in ({"caption": object()}, {"captioner": "blip"}):
+        with pytest.raises(captions.CaptionTypeError):
+            loud.encode(PICTURE, **given)
 
 
 def test_a_preset_of_another_embedding_takes_vectors_only(fake_encoder) -> None:
@@ -305,11 +380,9 @@ def test_a_preset_of_another_embedding_takes_vectors_only(fake_encoder) -> None:
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "PACKAGE", "no_such_package")
-    encoder.forget()
-    try:
-        found = captions.resolve(PICTURE, 384, caption="a kite")
-    finally:
-        encoder.forget()
+    for name in ("installed", "_embedded"):  # without what they remember
+        monkeypatch.setattr(encoder, name, getattr(encoder, name).__wrapped__)
+    found = captions.resolve(PICTURE, 384, caption="a kite")
     assert found.vector is None and "pip install" in found.note
 
 
@@ -381,6 +454,52 @@ def test_statistics_in_words() -> None:
         "a medium high-contrast landscape picture, mostly grey, with fine texture"
     )
     assert captioners.stats(np.zeros((1, 1), np.uint8)).startswith("a dark low-contrast square")
+
+
+def whole_picture(pixels: np.ndarray) -> str:
+    """The sentence of statistics from float64 copies of the whole picture, as its definition reads."""
+    rgb = np.broadcast_to(np.atleast_3d(pixels) / 255, (*pixels.shape[:2], 3))
+    luma, chroma = rgb @ [0.299, 0.587, 0.114], rgb.max(2) - rgb.min(2)
+    step = np.abs(np.diff(luma, axis=1))
+    hue = np.array([360 * colorsys.rgb_to_hsv(*p)[0] for p in rgb.reshape(-1, 3)])
+    bins = np.digitize(hue, (15, 45, 75, 165, 255, 345)) % 6
+    colour = ("red", "orange", "yellow", "green", "blue", "purple")[
+        np.bincount(bins, chroma.ravel(), minlength=6).argmax()
+    ]
+    shape = luma.shape[1] / luma.shape[0]
+    return (
+        f"a {('dark', 'medium', 'bright')[np.digitize(luma.mean(), (0.33, 0.66))]} "
+        f"{'low' if luma.std() < 0.18 else 'high'}-contrast "
+        f"{('portrait', 'square', 'landscape')[np.digitize(shape, (0.91, 1.1))]} picture, "
+        f"mostly {'grey' if chroma.mean() < 0.08 else colour}, with "
+        f"{('smooth', 'moderate', 'fine')[np.digitize(step.mean() if step.size else 0, (0.02, 0.05))]} texture"
+    )
+
+
+@pytest.mark.parametrize("block", [1, 100, 2**16])
+def test_statistics_of_parts_are_those_of_the_whole(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captioners, "_BLOCK", block)
+    random, sentences = np.random.default_rng(0), set()
+    for height, width in ((1, 1), (1, 50), (50, 1), (33, 31), (64, 64), (40, 101)):
+        for contrast in (1, 20, 100, 255):
+            around = random.integers(0, 256, 3)
+            noise = random.integers(-contrast, contrast + 1, (height, width, 3))
+            pixels = np.clip(around + noise, 0, 255).astype(np.uint8)
+            for one in (pixels, pixels[:, :, 0]):
+                sentences.add(captioners.stats(one))
+                assert captioners.stats(one) == whole_picture(one)
+    assert len(sentences) > 20
+
+
+def test_statistics_take_little_memory() -> None:
+    pixels = picture(1024, 1024)
+    tracemalloc.start()
+    try:
+        captioners.stats(pixels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6  # in one piece: 106 bytes a pixel
 
 
 # --- fusion -----------------------------------------------------------------------------------------
@@ -471,6 +590,34 @@ def test_the_best_text_never_costs_more(loud: Codec) -> None:
         assert costs["null"] != costs["text"]
 
 
+def check_report(codec: Codec, seed: int, **aim: float) -> str:
+    """Encode with the better of caption and null text; `info` has to name what is in the file. Which it is."""
+    pixels, caption = picture(64, 64, seed), "k" * seed + "ite"
+    info: dict = {"note": "of an earlier picture", "mine": 1}
+    data = codec.encode(pixels, caption=caption, text_mode="best", info=info, **aim)
+    level = read(data)[0].quality / 256
+    told, untold = codec.encode(pixels, caption=caption, quality=level), codec.encode(pixels, quality=level)
+    assert told != untold and data in (told, untold) and info.pop("mine") == 1
+    if data == told:
+        assert info == {"text": "caption", "text_source": "user", "caption": caption}
+    else:
+        assert info == {"text": "null", "text_source": "none", "note": CHEAPER}
+    return info["text"]
+
+
+def test_the_best_text_is_reported(fake_encoder, loud: Codec) -> None:
+    assert {check_report(loud, seed, quality=2.0) for seed in range(6)} == {"caption", "null"}
+
+
+def test_the_text_of_the_file_that_a_search_returns_is_reported(
+    fake_encoder, loud: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of the file tried last: here neighbouring levels have different winners."""
+    monkeypatch.setattr(_Encoding, "_cheapest", lambda self, coded, level: round(256 * level) % 2)
+    found = [check_report(loud, seed, max_bytes=size) for seed in range(3) for size in (150, 250, 300)]
+    assert set(found) == {"caption", "null"}
+
+
 def test_tiles_share_a_caption(loud: Codec) -> None:
     pixels = picture(192, 128)
     told, untold = (loud.encode(pixels, tile=64, caption=c) for c in (vector(1), None))
@@ -506,14 +653,14 @@ zoo.decode(open(sys.argv[1], "rb").read()).save(sys.argv[2])
 """
 
 
-@needs_encoder
 def test_a_file_decodes_where_there_is_no_text_encoder_and_no_network(tmp_path: Path) -> None:
     import zoo_core as zoo
 
     codec = zoo.load("selic-q3")
     info: dict = {}
-    data = codec.encode(PICTURE, caption="a red fire hydrant on a city street", info=info)
-    assert info["text"] == "caption"
+    pixels = picture(256, 256)
+    data = codec.encode(pixels, caption=vector(1), info=info)
+    assert info["text"] == "vector" and data != codec.encode(pixels)
     (tmp_path / "a.zoo").write_bytes(data)
     command = [sys.executable, "-c", _DECODE, str(tmp_path / "a.zoo"), str(tmp_path / "a.png")]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
@@ -588,6 +735,45 @@ def test_crops_have_the_captions_of_their_photos(fake_encoder, monkeypatch: pyte
     assert sorted(asked) == ["one", "seventeen", "three"]  # once each
 
 
+def of_a_file(captioned: int) -> tuple[Captioned, list[Tensor]]:
+    """An objective with a file of captions of the first photos, and three photos."""
+    mine = photos()
+    return Captioned(384, {photo_key(photo): ["a kite"] for photo in mine[:captioned]}), mine
+
+
+def test_photos_without_captions_are_counted(fake_encoder, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for captioned in (3, 2):
+            found, mine = of_a_file(captioned)
+            for _ in range(100):
+                found.conditions(torch.zeros(3, 3, 64, 64), mine)
+    told = [record.getMessage() for record in caplog.records if record.name == "zoo_core.selic"]
+    assert [line.partition(" have")[0] for line in told] == [
+        "of the photos of the first 3 crops 1 of 3",
+        "of the photos of the first 258 crops 1 of 3",
+    ]
+
+
+def test_captions_of_other_photos_end_the_training(fake_encoder, tmp_path: Path, caplog) -> None:
+    found, mine = of_a_file(0)
+    with caplog.at_level(logging.WARNING), pytest.raises(UsageError, match="none for the 3 photos") as raised:
+        for _ in range(100):
+            found.conditions(torch.zeros(3, 3, 64, 64), mine)
+    assert "3 of 3 have no caption" in caplog.text and "--data" in str(raised.value)
+
+
+@pytest.mark.parametrize("dropout", ["much", 2, 1, -0.1, float("nan"), True, None])
+def test_a_share_without_text_that_is_none(dropout: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "installed", lambda: None)
+    with pytest.raises(UsageError, match="from 0 to below 1"):
+        objective(build(**SMALL), dropout=dropout)
+
+
+def test_all_crops_may_have_text(fake_encoder) -> None:
+    found, mine = Captioned(384, None, dropout=0), photos()
+    assert all(found.conditions(batch(3), mine)["caption"].any(1).all() for _ in range(20))
+
+
 def test_statistics_are_the_captions_without_a_file(fake_encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(encoder, "embed", lambda text: asked.append(text) or vector(len(text)))
@@ -651,7 +837,9 @@ def test_start_is_a_block_transform() -> None:
     start(model, photos(side=128))
     x = batch(1, 128)
     with torch.inference_mode():
-        restored = model.transform.synthesis(model.transform.analysis(x, vector(1)[None]))
+        told = model.transform.analysis(x, vector(1)[None])
+        assert torch.equal(told[0], model.transform.to_latent(model.transform.features(x)))
+        restored = model.transform.synthesis(told)
     error = (restored - x)[..., 16:-16, 16:-16].square().mean()
     assert -10 * float(error.log10()) > 30
 
@@ -673,8 +861,20 @@ def test_controls_feed_what_they_say(fake_encoder) -> None:
     assert "wrong-1" in controls.controls(right[:5]) and "wrong-5" not in controls.controls(right[:5])
 
 
+def test_wrong_captions_are_wrong(fake_encoder) -> None:
+    """Photos that share a sentence get that of the next photo that has another."""
+    right = torch.stack([vector(k) for k in (0, 1, 0, 2, 1, 0, 3)])
+    wrong = controls.controls(right)["wrong-5"]
+    assert not (wrong == right).all(1).any()
+    assert torch.equal(wrong[1], right[6])  # five further
+    assert torch.equal(wrong[0], right[6]) and torch.equal(wrong[6], right[4])  # six further; five
+    with pytest.raises(UsageError, match="all 3 photos have the same caption"):
+        controls.controls(vector(1).expand(3, -1))
+
+
 def test_report_of_the_controls(fake_encoder, loud: Codec) -> None:
     mine = photos(2, 64)
+    mine[1] //= 4  # another sentence
     records = {r["control"]: r for r in controls.report(loud, mine, None, (1.0, 4.0))}
     assert {"right", "null", "empty-raw", "wrong-1", "random-0", "random-2", "mean"} < set(records)
     assert all(record["captions"] == "statistics" for record in records.values())
@@ -704,3 +904,83 @@ def test_bits_depend_on_the_text_only_through_the_latent(loud: Codec) -> None:
     with torch.inference_mode():
         costs = [float(bits(loud.model(x, caption=c)["likelihoods"])) for c in (None, torch.zeros(1, 384))]
     assert costs[0] == costs[1]
+
+
+# --- commands ---------------------------------------------------------------------------------------
+
+
+def command(main: Callable, capsys: pytest.CaptureFixture, *words: object) -> tuple[int, str, list[str]]:
+    """Exit code, standard output, and the lines on standard error."""
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err.splitlines()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two photos and a file that is none."""
+    from PIL import Image
+
+    for name, seed in (("a.png", 0), ("c.png", 1)):
+        Image.fromarray(picture(64, 64, seed)).save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    return tmp_path
+
+
+def test_captioning_leaves_broken_photos_out(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    code, out, err = command(captioning.main, capsys, folder)
+    assert code == 0 and [json.loads(line)["file"] for line in out.splitlines()] == ["a.png", "c.png"]
+    assert len(err) == 1 and err[0].startswith("zoo: warning: ") and "b.png is left out" in err[0]
+
+
+def test_captioning_says_what_is_missing(folder: Path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    monkeypatch.setattr(captioners, "hub", captioners.HubCaptioner())
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for options, message in (
+        ((folder / "missing",), "no photos in"),
+        ((folder, "--captioner", "hub"), "the captioner hub does not work (ModuleNotFoundError"),
+    ):
+        code, out, err = command(captioning.main, capsys, *options)
+        assert (code, out, len(err)) == (2, "", 1) and err[0].startswith("zoo: error: ") and message in err[0]
+    (folder / "broken").mkdir()
+    (folder / "b.png").rename(folder / "broken" / "b.png")
+    code, _, err = command(captioning.main, capsys, folder / "broken")
+    assert code == 2 and "left out" in err[0] and "no photos in" in err[1] and len(err) == 2
+
+
+def test_controls_say_what_is_missing(folder: Path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    monkeypatch.setattr(encoder, "embed", gone)
+    (folder / "b.png").unlink()
+    for options, message in (
+        ((folder,), "text encoder not installed"),
+        ((folder / "missing",), "no photos"),
+        ((folder, "--captions", folder / "none.jsonl"), "cannot read captions"),
+        ((folder, "--weights", folder / "a.png"), "a.png"),
+    ):
+        code, out, err = command(controls.main, capsys, *options)
+        assert (code, out, len(err)) == (2, "", 1) and err[0].startswith("zoo: error: ") and message in err[0]
+
+
+def test_controls_print_a_line_each(
+    fake_encoder, folder: Path, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    monkeypatch.setattr(controls, "report", lambda *_: iter([{"control": "right"}, {"control": "null"}]))
+    code, out, _ = command(controls.main, capsys, folder)
+    assert code == 0 and [json.loads(line)["control"] for line in out.splitlines()] == ["right", "null"]
+
+
+def test_a_mistake_of_ours_is_told_apart(folder: Path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    monkeypatch.setattr(controls, "report", lambda *_: 1 / 0)
+    code, _, err = command(controls.main, capsys, folder)
+    assert code == 3 and err[-1].startswith("zoo: bug: ZeroDivisionError")
+    assert "Traceback" not in "".join(err)
+    _, _, err = command(controls.main, capsys, folder, "--debug")
+    assert "Traceback" in "".join(err)
+
+
+def test_a_caption_that_is_none_is_one_line_of_zoo(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    from zoo_core.cli import main
+
+    words = ("encode", folder / "a.png", "-m", "selic-q1", "-o", folder / "out", "--captioner", "blip")
+    code, _, err = command(main, capsys, *words)
+    assert code == 2 and len(err) == 1 and "stats, hub or a function" in err[0] and "bug" not in err[0]

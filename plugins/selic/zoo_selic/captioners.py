@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 HUB_MODEL = "Salesforce/blip-image-captioning-base"
 """The paper is said to use BLIP; the base model is our choice."""
 
-_LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA = np.array([299, 587, 114], np.int64)
+_WHITE = 255 * 1000
+"""Of the luma, a whole number, so that sums over parts of a picture are exact."""
+
+_BLOCK = 2**16
+"""Pixels that are looked at at once; each takes about 100 bytes."""
+
 _HUES = ("red", "orange", "yellow", "green", "blue", "purple")
 _HUE_STARTS = (15, 45, 75, 165, 255)
 """Degrees at which orange, yellow, green, blue and purple begin; red begins at 345."""
@@ -15,16 +23,27 @@ _HUE_STARTS = (15, 45, 75, 165, 255)
 
 def stats(pixels: np.ndarray) -> str:
     """A sentence of statistics of a picture, uint8 (H, W[, 3]): it serves where no meaning is to be had."""
-    rgb = np.atleast_3d(pixels).astype(np.float64) / 255  # (H, W, 1 or 3)
-    rgb = np.broadcast_to(rgb, (*rgb.shape[:2], 3))
-    luma = rgb @ _LUMA
-    across = np.abs(np.diff(luma, axis=1))
+    height, width = pixels.shape[:2]
+    luma = squares = across = 0  # Python's whole numbers: the squares of 2^28 pixels do not fit into 64 bits
+    hues = np.zeros(len(_HUES), np.int64)
+    rows = max(1, _BLOCK // width)
+    for first in range(0, height, rows):
+        block = np.atleast_3d(pixels[first : first + rows])  # (h, W, 1 or 3)
+        block = np.broadcast_to(block, (*block.shape[:2], 3))
+        light = block @ _LUMA
+        luma += int(light.sum())
+        squares += int(np.square(light).sum())
+        across += int(np.abs(np.diff(light, axis=1)).sum())
+        hues += _hues(block)
+    count = height * width
+    mean, step = luma / (count * _WHITE), across / (height * max(width - 1, 1) * _WHITE)
+    deviation = math.sqrt(count * squares - luma**2) / (count * _WHITE)
     return (
-        f"a {_below(luma.mean(), (0.33, 0.66), ('dark', 'medium', 'bright'))} "
-        f"{'low' if luma.std() < 0.18 else 'high'}-contrast "
-        f"{_below(luma.shape[1] / luma.shape[0], (0.91, 1.1), ('portrait', 'square', 'landscape'))} picture, "
-        f"mostly {_colour(rgb)}, with "
-        f"{_below(across.mean() if across.size else 0.0, (0.02, 0.05), ('smooth', 'moderate', 'fine'))} texture"
+        f"a {_below(mean, (0.33, 0.66), ('dark', 'medium', 'bright'))} "
+        f"{'low' if deviation < 0.18 else 'high'}-contrast "
+        f"{_below(width / height, (0.91, 1.1), ('portrait', 'square', 'landscape'))} picture, "
+        f"mostly {'grey' if hues.sum() / (count * 255) < 0.08 else _HUES[hues.argmax()]}, with "
+        f"{_below(step, (0.02, 0.05), ('smooth', 'moderate', 'fine'))} texture"
     )
 
 
@@ -32,12 +51,12 @@ def _below(value: float, borders: tuple[float, float], names: tuple[str, str, st
     return names[sum(value >= border for border in borders)]
 
 
-def _colour(rgb: np.ndarray) -> str:
-    """The most frequent of six hues, weighted by chroma; grey where there is little chroma."""
+def _hues(block: np.ndarray) -> np.ndarray:
+    """Sum of the chroma (0 to 255) of all pixels of a hue, for six hues: (6,)."""
+    weight = (block.max(2) - block.min(2)).ravel()
+    rgb = block.astype(np.float64) / 255
     most, least = rgb.max(2), rgb.min(2)
     chroma = most - least
-    if chroma.mean() < 0.08:
-        return "grey"
     red, green, blue = np.moveaxis(rgb, 2, 0)
     span = np.where(chroma > 0, chroma, 1)
     hue = np.select(
@@ -47,7 +66,8 @@ def _colour(rgb: np.ndarray) -> str:
     )
     bins = np.searchsorted(_HUE_STARTS, 60 * hue, side="right")
     bins = np.where(60 * hue >= 345, 0, bins)
-    return _HUES[np.bincount(bins.ravel(), chroma.ravel(), minlength=6).argmax()]
+    # Sums of whole numbers below 2^53 are exact in the float64 that bincount adds in.
+    return np.bincount(bins.ravel(), weight, minlength=len(_HUES)).astype(np.int64)
 
 
 class HubCaptioner:

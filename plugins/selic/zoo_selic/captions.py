@@ -1,8 +1,9 @@
 """What the encoder is told about a picture: the caption given, else a captioner's, else nothing.
 
 A picture can always be coded. Whatever is missing (text encoder, network, package) leads to the null text and
-one note in the log, unless `strict_text` asks for an error. Nothing is looked up or imported unless a
-caption or a captioner is given.
+one note in the log, unless `strict_text` asks for an error. Mistakes raise always: a caption of another type, a
+vector of another size, an unknown captioner. Nothing is looked up or imported unless a caption or a captioner
+is given.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ Caption = str | np.ndarray | Tensor | list | tuple | None
 
 
 class CaptionTypeError(SideInputError, TypeError):
-    """A caption is neither text nor a vector, or a captioner is none."""
+    """A caption is neither text nor a vector, or a captioner is none.
+
+    A mistake in a program, therefore a TypeError; and one line on the command line, therefore a SideInputError.
+    """
 
 
 class Resolved(NamedTuple):
@@ -44,11 +48,13 @@ class Resolved(NamedTuple):
     caption: str | None = None
     note: str | None = None
 
-    @property
-    def info(self) -> dict[str, Any]:
-        """As the encoder reports it."""
+    def tell(self, info: dict[str, Any]) -> None:
+        """Write it into a dictionary of the user's, in the place of what an earlier picture left there."""
         found = {"text": self.text, "text_source": self.source, "caption": self.caption, "note": self.note}
-        return {name: value for name, value in found.items() if value is not None}
+        for name, value in found.items():
+            info.pop(name, None)
+            if value is not None:
+                info[name] = value
 
 
 def resolve(
@@ -62,8 +68,10 @@ def resolve(
         strict: raise where the text cannot be had.
 
     Raises:
-        CaptionTypeError: the caption is neither text nor a vector, or the captioner is none.
-        SideInputError: a vector that cannot be used; with `strict`, whatever leads to the null text.
+        CaptionTypeError: the caption is neither text nor an array, list or tuple of numbers (a single number is
+            none either), or the captioner is none.
+        SideInputError: an array of another shape than (D,), not finite, or all zero; with `strict`, whatever
+            leads to the null text.
     """
     found = _resolve(pixels, size, caption, captioner)
     if found.note is not None:
@@ -107,9 +115,9 @@ def _embedded(text: str, size: int, source: str) -> Resolved:
 
 
 def _vector(caption: object, size: int) -> Tensor:
-    """A vector as it was given, scaled to length 1."""
+    """A vector as it was given, scaled to length 1, on the CPU and without gradient."""
     try:
-        vector = torch.as_tensor(np.asarray(caption), dtype=torch.float32)
+        vector = _numbers(caption)
     except (TypeError, ValueError, RuntimeError):
         raise CaptionTypeError(
             f"a caption is text or a vector of {size} numbers, not {type(caption).__name__}"
@@ -120,6 +128,19 @@ def _vector(caption: object, size: int) -> Tensor:
             f"a caption's vector has {size} finite numbers, not all zero; this one has shape {tuple(vector.shape)}"
         )
     return vector / length
+
+
+def _numbers(caption: object) -> Tensor:
+    """An array of real numbers in float32; TypeError, ValueError or RuntimeError for anything else."""
+    if isinstance(caption, Tensor):
+        if caption.is_complex():
+            raise TypeError
+        return caption.detach().cpu().float()
+    array = np.asarray(caption)
+    single = array.ndim == 0 and not isinstance(caption, np.ndarray)
+    if single or array.dtype.kind not in "biuf":
+        raise TypeError
+    return torch.from_numpy(array.astype(np.float32))
 
 
 def _asked(captioner: Captioner) -> tuple[str, Callable[[np.ndarray], str]]:

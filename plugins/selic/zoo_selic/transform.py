@@ -7,6 +7,7 @@ The decoder has none of it: neither caption nor text modules, and the file holds
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,10 +17,15 @@ from torch import Tensor
 
 from zoo_core.errors import SideInputError, UsageError
 from zoo_core.layers.residual16 import ResidualTransform16, Three
-from zoo_selic.captions import Caption, Captioner, resolve
+from zoo_selic.captions import Caption, Captioner, Resolved, resolve
 from zoo_selic.fusion import Fusion, Kind, TextTensor
 
+log = logging.getLogger("zoo_core.selic")  # below the zoo's own, which its commands show
+
 TextMode = Literal["given", "best"]
+
+CHEAPER = "no text costs less than the text; null text used"
+"""What `text_mode="best"` reports where the null text won."""
 
 
 class SelicTransform(ResidualTransform16):
@@ -71,19 +77,27 @@ class SelicTransform(ResidualTransform16):
             pixels: uint8 (H, W[, 3]).
             caption, captioner, strict_text: see `captions.resolve`.
             text_mode: "best" for what costs less, the text or no text.
-            info: is told what text was used and where it comes from.
+            info: is told what text was used and where it comes from; with "best", once that is known.
         """
         if text_mode not in ("given", "best"):
             raise SideInputError(f"text_mode={text_mode}: choose given or best")
         found = resolve(pixels, self.embedding, caption, captioner, strict_text)
         if info is not None:
-            info.update(found.info)
+            found.tell(info)
         vector = torch.zeros(self.embedding) if found.vector is None else found.vector
         return {"caption": vector[None], "best": text_mode == "best" and found.vector is not None}
 
     def choices(self, caption: Tensor, best: bool) -> Sequence[dict[str, Any]]:
         alone = {"caption": caption}
         return (alone, {"caption": torch.zeros_like(caption)}) if best else (alone,)
+
+    def chosen(self, number: int, info: dict[str, Any] | None = None, **given: Any) -> None:
+        """Called with the number of the choice that a file was made with, and the side inputs as given."""
+        if number > 0:
+            used = Resolved(None, note=CHEAPER)
+            log.info("%s", used.note)
+            if info is not None:
+                used.tell(info)
 
     def analysis(self, x: Tensor, caption: Tensor | None = None) -> tuple[Tensor, ...]:
         """x (B, 3, H, W) and embeddings (B, D), zeros or None for no text -> y (B, M, H/16, W/16)."""
