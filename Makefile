@@ -45,7 +45,7 @@ bench: $(INSTALLED) ## measure where the time of encoding and decoding goes
 lint: $(LINTERS) ## check style and types
 	$(BIN)/ruff check $(ARGS)
 	$(BIN)/ruff format --check
-	$(BIN)/mypy zoo_core $(wildcard plugins/*/zoo_*)
+	$(BIN)/mypy zoo_core $(dir $(wildcard plugins/*/zoo_*/__init__.py))
 
 clean: ## remove .venv and everything else that make has made
 	rm -rf $(VENV) build dist plugins/*/build plugins/*/dist demo fuzz-failures

@@ -5,6 +5,7 @@ A codec of a few lines stands in for the learned ones: a "FAKE" file is the magi
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import errno
 import importlib
@@ -27,8 +28,8 @@ from PIL import Image
 
 import zoo_core
 from zoo_core import atomic, cli, registry
-from zoo_core.cli import comparison, console, demo, exits, workers
-from zoo_core.errors import ImageError, MismatchError, NotAZooFileError
+from zoo_core.cli import comparison, console, demo, exits, module, workers
+from zoo_core.errors import ImageError, MismatchError, NotAZooFileError, UsageError
 from zoo_core.hooks import Entry, Weights
 
 MAGIC = b"FAKE"
@@ -808,3 +809,28 @@ def test_starting_imports_nothing_heavy(words: list[str] | None) -> None:
     code = f"{run}\nimport sys; print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("raised", "words", "code", "said"),
+    [
+        (
+            UsageError("no such thing: name another"),
+            [],
+            exits.UNUSABLE,
+            "zoo: error: no such thing: name another\n",
+        ),
+        (KeyboardInterrupt(), [], exits.INTERRUPTED, "zoo: error: interrupted\n"),
+        (ValueError("odd"), [], exits.BUG, "please report it"),
+        (UsageError("no such thing"), ["--debug"], exits.UNUSABLE, "Traceback"),
+    ],
+)
+def test_commands_of_plugins_report_errors_as_zoo_does(
+    raised: BaseException, words: list[str], code: int, said: str, capsys: pytest.CaptureFixture
+) -> None:
+    def work(args: argparse.Namespace) -> None:
+        raise raised
+
+    assert module.run(argparse.ArgumentParser(), work, words) == code
+    out, err = capsys.readouterr()
+    assert not out and said in err and (words or err.count("\n") == 1)

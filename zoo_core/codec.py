@@ -236,10 +236,7 @@ class Codec:
             data = job.smallest_over(target_psnr)
         else:
             data = job.file(self.quality if quality is None else _checked_quality(quality))
-        # A transform that offers choices may want to know which of them this file was made with.
-        chosen = getattr(self.model.transform, "chosen", None)
-        if chosen is not None:
-            chosen(job.choice, **conditions)
+        self.model.transform.chosen(job.choice, **conditions)
         if verify:
             self.check(data)
         return data

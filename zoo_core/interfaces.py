@@ -59,6 +59,9 @@ class Transform(nn.Module, ABC):
         """
         return (prepared,)
 
+    def chosen(self, number: int, **given: Any) -> None:
+        """Called once a file is made, with the number of the choice in it and the side inputs as a user gave them."""
+
     @abstractmethod
     def analysis(self, x: Tensor, **conditions: Any) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> latents, as many as `latent_shapes` lists.

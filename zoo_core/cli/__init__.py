@@ -78,23 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with console.session(verbosity=0, debug="--debug" in words):
             return exits.report(error)
     with console.session(-1 if args.quiet else args.verbose, args.debug):
-        return _run(args)
-
-
-def _run(args: argparse.Namespace) -> int:
-    """The command's exit code; whatever it raises becomes one line."""
-    try:
-        code = args.run(args)
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        log.error("interrupted")
-        return exits.INTERRUPTED
-    except BrokenPipeError:  # the reader of our output left: nothing to say, and nobody to say it to
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.UNUSABLE
-    except Exception as error:
-        return exits.report(error)
+        return exits.reporting(lambda: args.run(args))
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 
 from zoo_core.errors import ZooError
 
@@ -35,6 +37,22 @@ _REMEDIES = {
 }
 
 log = logging.getLogger(__name__)
+
+
+def reporting(work: Callable[[], int]) -> int:
+    """The exit code of `work`; whatever it raises becomes one line."""
+    try:
+        code = work()
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNUSABLE
+    except Exception as error:
+        return report(error)
 
 
 def report(error: Exception, source: str | None = None) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 import zoo_core as zoo
+from zoo_core.cli import module
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel, bits
 from zoo_core.training.data import load_photos
@@ -110,15 +112,18 @@ def _middle(photo: Tensor, side: int) -> Tensor:
     return photo[:, top : top + side, left : left + side].float() / 255
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path, help="folder of photos")
     parser.add_argument("--quality", type=float, default=3.0, help="level, 1 to 6 (default: 3)")
     parser.add_argument("--weights", type=Path, help="file to use instead of the published weights")
-    args = parser.parse_args(arguments)
+    return module.run(parser, _print, arguments)
+
+
+def _print(args: argparse.Namespace) -> None:
     codec = zoo.load("dual-branch", quality=args.quality, weights=args.weights)
     print(json.dumps(report(codec.model, load_photos(args.photos), args.quality), indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

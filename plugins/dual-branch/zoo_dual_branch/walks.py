@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from zoo_core import images
+from zoo_core.cli import module
 from zoo_core.model import CodecModel, read_latents, write_latents
 from zoo_dual_branch import PRESETS
 from zoo_dual_branch.model import build, start
@@ -58,13 +61,16 @@ def seconds(model: CodecModel, latents: tuple[Tensor, ...], level: float) -> tup
     return written - began, time.perf_counter() - written
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photo", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quality", type=float, default=3.0)
-    args = parser.parse_args()
+    return module.run(parser, _print, arguments)
+
+
+def _print(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     photo = torch.from_numpy(images.read(args.photo).pixels).permute(2, 0, 1)
     walks = {name: prepared(photo, switches) for name, switches in WALKS.items()}
@@ -86,4 +92,4 @@ def _medians(taken: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

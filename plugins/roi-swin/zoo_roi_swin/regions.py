@@ -23,10 +23,11 @@ import numpy as np
 import torch
 
 import zoo_core as zoo
+from zoo_core.cli import module
 from zoo_core.cli.comparison import side_by_side
 from zoo_core.codec import Codec
 from zoo_core.entropy.coder import Estimator
-from zoo_core.errors import RateError, ZooError
+from zoo_core.errors import RateError
 from zoo_core.images import Picture
 from zoo_core.training.data import load_photos
 from zoo_roi_swin.fixed import Mask, fixed_masks, halves, region_psnr
@@ -183,17 +184,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quality", type=float, default=3.0, help="level of the masked files (default: 3)")
     parser.add_argument("--weights", type=Path, help="file to use instead of the published weights")
     parser.add_argument("--picture", type=Path, help="draw the first photo with mask A into this file")
-    args = parser.parse_args(arguments)
-    try:
-        codec = zoo.load("roi-swin", quality=args.quality, weights=args.weights)
-        photos = [photo.permute(1, 2, 0).numpy() for photo in load_photos(args.photos)]
-        print(json.dumps(report(codec, photos), indent=1))
-        if args.picture:
-            draw(codec, photos[0], args.picture)
-    except ZooError as error:
-        print(f"regions: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return module.run(parser, _report, arguments)
+
+
+def _report(args: argparse.Namespace) -> None:
+    codec = zoo.load("roi-swin", quality=args.quality, weights=args.weights)
+    photos = [photo.permute(1, 2, 0).numpy() for photo in load_photos(args.photos)]
+    print(json.dumps(report(codec, photos), indent=1))
+    if args.picture:
+        draw(codec, photos[0], args.picture)
 
 
 if __name__ == "__main__":

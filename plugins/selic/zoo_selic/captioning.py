@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from zoo_core.cli import module
 from zoo_core.errors import UsageError
 from zoo_core.training.data import SUFFIXES
-from zoo_selic import captioners, command
+from zoo_selic import captioners
 from zoo_selic.objective import photo_key
 
-log = logging.getLogger("zoo_core.selic")  # below the zoo's own, which `command` shows
+log = logging.getLogger("zoo_core.selic")  # below the zoo's own, which `zoo_core.cli.module` shows
 
 
 def lines(folder: Path, captioner: str) -> Iterator[dict]:
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("photos", type=Path, help="folder of photos")
     parser.add_argument("--captioner", choices=("stats", "hub"), default="stats", help="default: %(default)s")
-    return command.run(parser, _write, arguments)
+    return module.run(parser, _write, arguments)
 
 
 def _write(args: argparse.Namespace) -> None:

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 import zoo_core as zoo
+from zoo_core.cli import module
 from zoo_core.codec import Codec
 from zoo_core.errors import UsageError
 from zoo_core.evaluation.bdrate import bd_rate
 from zoo_core.evaluation.curves import Curve
 from zoo_core.evaluation.metrics import psnr
 from zoo_core.training.data import load_photos
-from zoo_selic import captioners, command, encoder
+from zoo_selic import captioners, encoder
 from zoo_selic.objective import photo_key, read_captions
 
 SHIFTS = (7, 1, 5, 11)
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--captions", type=Path, help="file of captions, see zoo_selic.captioning")
     parser.add_argument("--quality", type=float, nargs="+", default=[1.0, 3.0, 5.0], help="levels, 1 to 6")
     parser.add_argument("--weights", type=Path, help="file to use instead of the published weights")
-    return command.run(parser, _print, arguments)
+    return module.run(parser, _print, arguments)
 
 
 def _print(args: argparse.Namespace) -> None:
