@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_core import cli, registry
 from zoo_core.cli import exits
@@ -586,6 +586,18 @@ def test_init_from_a_file(
     words = ["--data", folder, "--out", tmp_path / "run", "--init", path]
     assert zoo_train(*words) == exits.UNUSABLE  # of another size than the preset
     assert "does not fit" in caplog.text and not (tmp_path / "run").exists()
+
+
+def test_averages_of_shared_parameters_have_all_their_names() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    model = nn.ModuleDict({"one": layer, "own": nn.Linear(1, 1, bias=False), "other": layer})
+    average = [torch.full_like(p, 7 + place) for place, p in enumerate(model.parameters())]
+    state = checkpoint.averaged(model, model.state_dict(), average)
+    assert {name: tensor.unique().tolist() for name, tensor in state.items()} == {
+        "one.weight": [7.0],
+        "own.weight": [8.0],
+        "other.weight": [7.0],
+    }
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def averaged(model: nn.Module, state: dict[str, Tensor], average: Sequence[Tensor]) -> dict[str, Tensor]:
-    """`state` of `model` with its parameters, in the model's order, replaced by their averages."""
-    names = [name for name, _ in model.named_parameters()]
-    return dict(state) | dict(zip(names, average, strict=True))
+    """`state` of `model` with its parameters, in the model's order, replaced by their averages.
+
+    A parameter that two modules share has two names in `state`, and both get the average.
+    """
+    places = {id(parameter): place for place, parameter in enumerate(model.parameters())}
+    names = model.named_parameters(remove_duplicate=False)
+    return dict(state) | {name: average[places[id(parameter)]] for name, parameter in names}

@@ -240,8 +240,8 @@ def _parameter_groups(model: CodecModel, objective: Objective) -> dict[float, li
     for name, parameter in model.named_parameters():
         if not name.endswith("quantiles"):
             groups.setdefault(objective.learning_rate_factor(name), []).append(parameter)
-    if helpers := list(objective.parameters()):
-        groups.setdefault(1.0, []).extend(helpers)
+    for name, parameter in objective.named_parameters():
+        groups.setdefault(objective.helper_rate_factor(name), []).append(parameter)
     return groups
 
 

@@ -76,6 +76,10 @@ class Objective(nn.Module):
         """Factor on the learning rate of the model's parameter `name`."""
         return self.transform_rate if name.startswith(("transform.g_a.", "transform.g_s.")) else 1.0
 
+    def helper_rate_factor(self, name: str) -> float:
+        """Factor on the learning rate of the objective's own parameter `name`."""
+        return 1.0
+
 
 def build_objective(entry: Entry, model: CodecModel, settings: Mapping[str, Any]) -> Objective:
     """The method's own objective, or the plain one.
