@@ -9,14 +9,15 @@ import matplotlib.cbook
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 import zoo_core as zoo
-from zoo_core.entropy.coder import Coder
+from zoo_core.entropy.coder import Coder, Estimator
 from zoo_core.errors import UsageError
 from zoo_core.evaluation.cost import below, kmacs
-from zoo_core.model import CodecModel, bits, parameter_count
+from zoo_core.model import CodecModel, bits, parameter_count, read_latents, write_latents
 from zoo_core.testing.pictures import picture
 from zoo_core.training.checkpoint import averaged
 from zoo_core.training.data import RandomCrops
@@ -77,13 +78,16 @@ ROWS = {
     "entropy_model.h_s": ((12_444_352, 9.355), (5_442_112, 4.672)),
     "entropy_model.h_a2": ((5_420_800, 0.579), (1_770_496, 0.189)),
     "entropy_model.h_s2": ((7_537_344, 0.702), (3_140_160, 0.310)),
-    "entropy_model.high_z": ((1_254_624 + 988_288, 0.318), (409_728 + 705_664, 0.197)),
-    "entropy_model.low_y": ((2_008_832 + 5_018_048, 5.298), (656_384 + 1_638_656, 1.730)),
-    "entropy_model.high_y": (
-        (1_254_624 + 1_456_000 + 1_131_648, 6.548),
-        (409_728 + 475_648 + 787_584, 3.768),
-    ),
+    "entropy_model.prior_h entropy_model.prior_l": ((27_328, 0), (15_616, 0)),
+    "entropy_model.high_z.up_low": ((1_254_624, 0.077), (409_728, 0.025)),
+    "entropy_model.high_z.net": ((988_288, 0.241), (705_664, 0.172)),
+    "entropy_model.low_y.up_mean entropy_model.low_y.up_scale": ((2_008_832, 0.398), (656_384, 0.130)),
+    "entropy_model.low_y.mix_mean entropy_model.low_y.mix_scale": ((5_018_048, 4.900), (1_638_656, 1.600)),
+    "entropy_model.high_y.up_low": ((1_254_624, 1.225), (409_728, 0.400)),
+    "entropy_model.high_y.up_skip": ((1_456_000, 0.907), (475_648, 0.296)),
+    "entropy_model.high_y.net": ((1_131_648, 4.416), (787_584, 3.072)),
 }
+"""Of the specification: parameters and kMAC/px of each module, for N = 448 and N = 256."""
 
 
 @pytest.mark.parametrize(("preset", "column"), [(PAPER_PRESET, 0), (PAPER_256, 1)])
@@ -92,10 +96,11 @@ def test_modules_of_the_paper_presets(preset: dict, column: int) -> None:
     costs = kmacs(model)
     assert parameter_count(model) == (82_910_474, 29_955_050)[column]
     assert costs.total() == pytest.approx((682.18, 228.52)[column], rel=0.01)
-    for name, row in ROWS.items():
+    for names, row in ROWS.items():
         parameters, cost = row[column]
-        assert parameter_count(model.get_submodule(name)) == parameters, name
-        assert below(costs, name) == pytest.approx(cost, abs=2e-3), name
+        parts = names.split()
+        assert sum(parameter_count(model.get_submodule(name)) for name in parts) == parameters, names
+        assert sum(costs[name] + below(costs, name) for name in parts) == pytest.approx(cost, abs=6e-4), names
 
 
 def test_small_cross_paths_in_the_paper_presets() -> None:
@@ -103,26 +108,91 @@ def test_small_cross_paths_in_the_paper_presets() -> None:
         assert parameter_count(on_meta(**{**preset, "cross_kernel": 3})) == parameters
 
 
-def test_base_preset_keeps_to_the_budgets() -> None:
+def test_base_preset_costs_what_its_card_says() -> None:
     model = on_meta(**BASE)
     costs = kmacs(model)
+    assert parameter_count(model) == 7_902_266
+    assert round(below(costs, "transform.g_a"), 1) == 29.2
+    assert round(below(costs, "transform.g_s"), 1) == 32.5
+    assert round(below(costs, "entropy_model"), 1) == 3.1
     encoder_only = below(costs, "entropy_model.h_a") + below(costs, "entropy_model.h_a2")
-    assert below(costs, "entropy_model") - encoder_only < 6
-    assert below(costs, "transform.g_a") < 80 and below(costs, "transform.g_s") < 80
+    assert round(below(costs, "entropy_model") - encoder_only, 1) == 2.6
     assert 2 * parameter_count(model) < 16 * 2**20
 
 
-def test_shapes_of_the_paper_preset() -> None:
-    model = on_meta(**PAPER_256)
-    y = model.transform.analysis(torch.empty(1, 3, 256, 256, device="meta"))
-    assert [tuple(t.shape[1:]) for t in y] == [(128, 16, 16), (128, 8, 8)]
-    z = model.entropy_model.h_a(Pair(*y))
-    w = model.entropy_model.h_a2(z)
-    for pair in (z, w):
-        assert [tuple(t.shape[1:]) for t in pair] == [(128, 4, 4), (128, 2, 2)]
-    assert [tuple(t.shape[1:]) for t in model.entropy_model.h_s(z)] == [(256, 16, 16), (256, 8, 8)]
-    assert [tuple(t.shape[1:]) for t in model.entropy_model.h_s2(w)] == [(256, 4, 4), (256, 2, 2)]
-    assert model.transform.synthesis(y).shape == (1, 3, 256, 256)
+def test_one_resolution_at_equal_cost() -> None:
+    """The card's arm for the question whether the split pays; plain `octave=false` costs 2.2 times base."""
+    base, plain, equal = (
+        kmacs(on_meta(**{**BASE, **settings})).total()
+        for settings in ({}, {"octave": False}, {"octave": False, "widths": [84, 120, 120]})
+    )
+    assert plain / base == pytest.approx(2.2, abs=0.05)
+    assert equal == pytest.approx(base, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("preset", "y", "z", "p", "p2"), [(BASE, 192, 48, 128, 96), (PAPER_256, 128, 128, 256, 256)]
+)
+def test_shapes(preset: dict, y: int, z: int, p: int, p2: int) -> None:
+    model = on_meta(**preset)
+    entropy = model.entropy_model
+    latents = model.transform.analysis(torch.empty(1, 3, 256, 256, device="meta"))
+    hyper = entropy.h_a(Pair(*latents))
+    upper = entropy.h_a2(hyper)
+    expected = (
+        (latents, y, 16),
+        (hyper, z, 4),
+        (upper, z, 4),
+        (entropy.h_s(hyper), p, 16),
+        (entropy.h_s2(upper), p2, 4),
+    )
+    for pair, channels, side in expected:
+        assert [tuple(t.shape[1:]) for t in pair] == [
+            (channels, side, side),
+            (channels, side // 2, side // 2),
+        ]
+    assert model.transform.synthesis(latents).shape == (1, 3, 256, 256)
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({"cross_kernel": 4}, "cross_kernel=4: choose an odd kernel"),
+        ({"cross_kernel": 0}, "cross_kernel=0: choose an odd kernel"),
+        ({"hyper_kernel": 4}, "hyper_kernel=4: choose an odd kernel"),
+        ({"hyper_kernel": None}, "hyper_kernel=None: choose an odd kernel"),
+        ({"params": 18}, "params=18: choose a multiple of 4"),
+        ({"params": 16.0}, "params=16.0: choose a whole number of channels"),
+        ({"hyper": 7}, "hyper=7: choose a multiple of 2"),
+        ({"hyper": 1}, "hyper=1: choose a whole number of channels, at least 2"),
+        ({"latent": 1}, "latent=1: choose a whole number of channels, at least 2"),
+        ({"latent": 0, "octave": False}, "latent=0: choose a whole number of channels, at least 1"),
+        ({"middle": 1}, "middle=1: choose a whole number of channels, at least 2"),
+        ({"widths": (8, 8)}, "widths=.8, 8.: choose 3 numbers of channels"),
+        ({"widths": (8, 1, 8)}, "widths=1: choose a whole number of channels, at least 2"),
+        ({"estimate_z": (8,)}, "estimate_z=.8,.: choose 2 numbers of channels"),
+        ({"estimate_y": 8}, "estimate_y=8: choose 2 numbers of channels"),
+        ({"transposed_act": "both"}, "transposed_act=both: choose pre or post"),
+    ],
+)
+def test_settings_that_do_not_fit_together(settings: dict, hint: str) -> None:
+    with pytest.raises(UsageError, match=f"^{hint}") as error:
+        build(**{**SMALL, **settings})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"latent": 2, "hyper": 2, "params": 4, "middle": 2, "widths": (2, 2, 2)},
+        {"latent": 1, "hyper": 1, "params": 1, "middle": 1, "widths": (1, 1, 1), "octave": False},
+        {"latent": 7, "middle": 7, "widths": [7, 9, 7], "cross_kernel": 1, "hyper_kernel": 1},
+    ],
+)
+def test_the_least_settings_that_fit(settings: dict) -> None:
+    model = on_meta(**{**SMALL, **settings})
+    out = model(torch.empty(1, 3, 128, 128, device="meta"), torch.empty(1, device="meta"))
+    assert out["x_hat"].shape == (1, 3, 128, 128)
 
 
 # --- the layers -------------------------------------------------------------------------------------
@@ -213,11 +283,6 @@ def test_first_and_last_form() -> None:
     assert not torch.equal(last(Pair(y.high, y.low + 1)).high, last(y).high)
 
 
-def test_unknown_order() -> None:
-    with pytest.raises(ValueError, match="pre"):
-        build(**{**SMALL, "transposed_act": "both"})
-
-
 # --- order of coding --------------------------------------------------------------------------------
 
 
@@ -263,19 +328,70 @@ def test_what_a_step_sees() -> None:
     assert not walk("y_l")["y_h"] and not walk("z_l")["z_h"]
 
 
-def test_a_connection_that_is_off_carries_nothing() -> None:
-    """With the switch off, the parameters do not depend on the LR latent; the size stays."""
-    on, off = build(**SMALL).entropy_model, build(**{**SMALL, "crpe_y": False}).entropy_model
-    assert parameter_count(on) == parameter_count(off)
-    p, skip = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 2, 2)
-    for model, equal in ((on, False), (off, True)):
-        outs = [model.high_y(p, torch.randn(1, 4, 4, 4), skip) for _ in range(2)]
-        assert torch.equal(outs[0][1], outs[1][1]) is equal
-    for kind in (True, False):
-        model = build(**{**SMALL, "hyper_skip": kind}).entropy_model
-        low = torch.randn(1, 4, 4, 4)
-        outs = [model.high_y(p, low, torch.randn(1, 8, 2, 2)) for _ in range(2)]
-        assert torch.equal(outs[0][1], outs[1][1]) is not kind
+def test_estimation_across_resolutions_that_is_off_carries_nothing() -> None:
+    assert walk("z_l", crpe_z=False)["z_h"] and not walk("z_l", crpe_y=False)["z_h"]
+    assert walk("y_l", crpe_y=False)["y_h"] and not walk("y_l", crpe_z=False)["y_h"]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_hyper_skip_brings_upper_parameters_to_both_resolutions(on: bool) -> None:
+    entropy = build(**{**SMALL, "hyper_skip": on}).entropy_model
+    p, low = torch.randn(1, 8, 8, 8), torch.randn(1, 4, 4, 4)
+    uppers = [torch.randn(1, 8, 2, 2) for _ in range(2)]
+    of_high = [entropy.high_y(p, low, upper) for upper in uppers]
+    of_low = [entropy.low_y(p, upper) for upper in uppers]
+    for first, second in (of_high, of_low):
+        for a, b in zip(first, second, strict=True):  # mean and scale
+            assert torch.equal(a, b) is not on
+
+
+@pytest.mark.parametrize("switch", ["crpe_y", "crpe_z", "hyper_skip"])
+def test_a_connection_that_is_off_costs_nothing_and_keeps_its_weights(switch: str) -> None:
+    on, off = on_meta(**SMALL), on_meta(**{**SMALL, switch: False})
+    shapes = [{name: x.shape for name, x in model.state_dict().items()} for model in (on, off)]
+    assert shapes[0] == shapes[1]
+    idle = {
+        "crpe_y": ["high_y.up_low"],
+        "crpe_z": ["high_z.up_low"],
+        "hyper_skip": ["high_y.up_skip", "low_y.up_mean", "low_y.up_scale"],
+    }[switch]
+    costs = [kmacs(model) for model in (on, off)]
+    for name in (f"entropy_model.{part}" for part in idle):
+        assert costs[0][name] + below(costs[0], name) > 0
+        assert costs[1][name] + below(costs[1], name) == 0
+
+
+class Residuals(Estimator):
+    """Keeps how far from its mean each latent is that the walk goes on with."""
+
+    def __init__(self, *arguments: bool):
+        super().__init__(*arguments)
+        self.residuals: dict[str, Tensor] = {}
+
+    def factorized(self, name, latent, prior, shape, gain=None, level=None):
+        value = super().factorized(name, latent, prior, shape, gain, level)
+        self.residuals[name] = value - prior.medians
+        return value
+
+    def gaussian(self, name, latent, mean, scale, gain=None):
+        value = super().gaussian(name, latent, mean, scale, gain)
+        self.residuals[name] = value - mean
+        return value
+
+
+@pytest.mark.parametrize(("preset", "noisy"), [(PAPER_256, True), (BASE, False)])
+def test_noise_on_everything_downstream(preset: dict, noisy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training the paper's walk goes on with noisy latents, all six of them, and so does the synthesis."""
+    monkeypatch.setattr("zoo_core.model.Estimator", Residuals)
+    switch = {"noise_downstream": preset.get("noise_downstream", True)}
+    model = build(**SMALL, **switch).train()
+    latents_hat, coder = model.estimate(torch.rand(1, 3, 128, 128))
+    assert isinstance(coder, Residuals) and len(coder.residuals) == 6
+    for name, residual in coder.residuals.items():
+        distance = float((residual - residual.round()).detach().abs().max())
+        assert distance > 0.05 if noisy else distance < 1e-4, name
+    for latent, name in zip(latents_hat, ("y_h", "y_l"), strict=True):
+        assert torch.equal(latent, coder.values[name])
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
@@ -294,7 +410,19 @@ def test_every_switch_trains_and_codes(switches: dict) -> None:
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (127, 129), (512, 768)])
 def test_pictures_of_any_size(width: int, height: int) -> None:
     codec = zoo.load("octave-q3")
-    assert codec.decode(codec.encode(picture(width, height))).size == (width, height)
+    pixels = picture(width, height)
+    assert codec.decode(codec.encode(pixels)).size == (width, height)
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    down, right = -height % 128, -width % 128
+    x = F.pad(x, (0, right, 0, down), mode="replicate")
+    with torch.inference_mode():
+        latents = codec.model.transform.analysis(x)
+    payload, calibration, known = write_latents(codec.model, latents, 3.0)
+    again = read_latents(codec.model, payload, calibration, (height + down, width + right), 3.0)
+    assert [tuple(y.shape[2:]) for y in again] == [(x.shape[2] // n, x.shape[3] // n) for n in (16, 32)]
+    assert all(torch.equal(a, b) for a, b in zip(known, again, strict=True))
+    restored = [codec.reconstruct(y, (height, width), False) for y in (known, again)]
+    assert restored[0].shape == pixels.shape and (restored[0] == restored[1]).all()
 
 
 def test_start_is_a_block_transform() -> None:
@@ -350,6 +478,38 @@ def test_schedule_and_size_of_the_helpers() -> None:
         objective(build(**SMALL), until=2)
 
 
+@pytest.mark.parametrize(
+    ("switches", "settings", "hint"),
+    [
+        ({}, {"weigth": 1.0}, "two resolutions has no weigth: choose from transform_rate, weight, until"),
+        ({"octave": False}, {"weight": 1.0}, "one resolution has no weight: choose from transform_rate$"),
+    ],
+)
+def test_unknown_settings_of_the_objective(switches: dict, settings: dict, hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
+        objective(on_meta(**{**SMALL, **switches}), **settings)
+    assert objective(on_meta(**{**SMALL, **switches}), transform_rate=0.5).transform_rate == 0.5
+
+
+def test_fidelity_is_off_by_default_where_it_outweighs_the_rest_of_the_start() -> None:
+    """The block start shares nothing between its latents, and they are tens of steps wide: base leaves the term out."""
+    assert objective(on_meta(**PAPER_256)).first_weight == 1
+    model = build(**BASE).train()
+    photos = [torch.from_numpy(picture(128, 128, seed)).permute(2, 0, 1) for seed in range(3)]
+    start(model, photos)
+    plain, weighted = objective(model), objective(model, weight=1.0)
+    losses, gradients = [], []
+    for fidelity, weight in ((plain, 0), (weighted, 1)):
+        fidelity.begin(model, 0.0)
+        assert fidelity.weight == weight
+        torch.manual_seed(0)
+        loss = fidelity(model, photos[0][None].float() / 255, torch.tensor([1.0])).loss.mean()
+        losses.append(float(loss.detach()))
+        gradients.append(*torch.autograd.grad(loss, model.transform.g_a[3].ll.conv.weight))
+    assert losses[1] - losses[0] > losses[0]
+    assert (gradients[1] - gradients[0]).norm() > gradients[0].norm()
+
+
 def test_helpers_learn_in_a_run_and_are_not_published(tmp_path: Path) -> None:
     model = build(**SMALL, variable_rate=True)
     fidelity = objective(model)
@@ -397,7 +557,8 @@ def fidelity_after_training(weight: float, folder: Path) -> float:
     return float(loss.detach())
 
 
-def test_fidelity_pulls_the_resolutions_together(tmp_path: Path) -> None:
+def test_training_with_fidelity_lowers_it(tmp_path: Path) -> None:
+    """A quieter HR latent is enough for that: per unit of its variance nothing is gained (see the card)."""
     with_loss, without = (fidelity_after_training(weight, tmp_path / str(weight)) for weight in (1.0, 0.0))
     assert with_loss < 0.5 * without
 
@@ -423,9 +584,12 @@ def cost(model: CodecModel, level: float) -> tuple[dict[str, float], float]:
     return {name: float(bits({name: p})) for name, p in out["likelihoods"].items()}, float(loss)
 
 
-@pytest.mark.parametrize("level", [3.0, 6.0])
-def test_trained_weights_use_both_resolutions(level: float) -> None:
+@pytest.mark.parametrize(("level", "most"), [(1.0, 0.8), (3.0, 0.7), (6.0, 0.6)])
+def test_trained_weights_use_both_resolutions(level: float, most: float) -> None:
     """A collapse on either side, or an estimate that does not help, would be an error in the wiring.
+
+    LR should carry at most 60 % of the bits. These weights miss that at level 1, and on this photo, where it
+    carries 80, 64 and 42 %, at level 3 (see the card).
 
     Bits alone would not tell at level y: where the scale is small and the mean is wrong, the skipped symbols
     cost quality instead.
@@ -435,7 +599,7 @@ def test_trained_weights_use_both_resolutions(level: float) -> None:
     model = copy.deepcopy(codec.model)
     sizes, loss = cost(model, level)
     low = sum(size for name, size in sizes.items() if name.endswith("_l"))
-    assert 0.03 < low / sum(sizes.values()) < 0.8
+    assert 0.03 < low / sum(sizes.values()) < most
     for name in ("high_y", "high_z"):
         up = model.entropy_model.get_submodule(f"{name}.up_low")
         blind = up.register_forward_hook(lambda module, inputs, out: torch.zeros_like(out))

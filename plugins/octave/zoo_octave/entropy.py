@@ -20,6 +20,7 @@ from zoo_core.layers.rate import Gain, RateAffine, RateGains
 from zoo_octave.estimation import HighEstimator, LowEstimator
 from zoo_octave.hyper import hyper_analysis, hyper_synthesis
 from zoo_octave.layers import Channels, Pair, split
+from zoo_octave.settings import check_all_channels, check_channels, check_kernel
 
 
 class OctaveEntropy(EntropyModel):
@@ -36,6 +37,9 @@ class OctaveEntropy(EntropyModel):
         extra_hyper: False for the ablation without w, in which z has the factorised prior.
         noise_downstream: the walk goes on with noisy latents in training, as the official code does.
         variable_rate: one set of weights for all levels, by gains.
+
+    Raises:
+        UsageError: a setting with which the two resolutions do not fit together.
     """
 
     def __init__(
@@ -58,6 +62,18 @@ class OctaveEntropy(EntropyModel):
         variable_rate: bool = False,
     ):
         super().__init__()
+        check_kernel("hyper_kernel", hyper_kernel)
+        check_kernel("cross_kernel", hyper_kernel if cross_kernel is None else cross_kernel)
+        # Halves of `hyper` and quarters of `params` are means, and as many are scales.
+        for name, value, multiple in (
+            ("latent", latent, 1),
+            ("hyper", hyper, 2),
+            ("params", params, 4),
+            ("middle", middle, 1),
+        ):
+            check_channels(name, value, octave, multiple)
+        check_all_channels("estimate_z", estimate_z, 2, octave=False)
+        check_all_channels("estimate_y", estimate_y, 2, octave=False)
         self.noise_downstream, self.hyper_kernel = noise_downstream, hyper_kernel
         self.downscale = 8 if octave else 4
         y, self.hyper, p = split(latent, octave), split(hyper, octave), split(params, octave)

@@ -7,15 +7,17 @@ that is switched off carries zeros, so that models with and without it have equa
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from zoo_core.layers.residual import PreciseConv2d
 from zoo_octave.layers import SLOPE, UpFour, cat, conv_up
 
 
-def _if_on(x: Tensor | None, on: bool) -> Tensor | None:
-    return x if on or x is None else torch.zeros_like(x)
+def _carried(up: nn.Module | None, x: Tensor | None, on: bool, channels: int, own: Tensor) -> Tensor | None:
+    """What a connection brings to `own` (B, C, h, w): up(x) or, if it is off, zeros, (B, channels, h, w)."""
+    if up is None:
+        return None
+    return up(x) if on else own.new_zeros(own.shape[0], channels, *own.shape[2:])
 
 
 class LowEstimator(nn.Module):
@@ -28,7 +30,7 @@ class LowEstimator(nn.Module):
 
     def __init__(self, params: int, skip: int, out: int, kernel: int, hyper_skip: bool):
         super().__init__()
-        self.hyper_skip = hyper_skip
+        self.skip, self.hyper_skip = skip, hyper_skip
         self.up_mean, self.up_scale = (UpFour(skip, skip) if skip else None for _ in range(2))
         # The official code sends the mean through the scale's convolution and leaves one unused.
         self.mix_mean, self.mix_scale = (
@@ -41,8 +43,8 @@ class LowEstimator(nn.Module):
         if upper is None or self.up_mean is None or self.up_scale is None:
             return self.mix_mean(mean), self.mix_scale(scale)
         upper_mean, upper_scale = upper.chunk(2, 1)
-        skip_mean = _if_on(self.up_mean(upper_mean), self.hyper_skip)
-        skip_scale = _if_on(self.up_scale(upper_scale), self.hyper_skip)
+        skip_mean = _carried(self.up_mean, upper_mean, self.hyper_skip, self.skip, own)
+        skip_scale = _carried(self.up_scale, upper_scale, self.hyper_skip, self.skip, own)
         return self.mix_mean(cat(mean, skip_mean)), self.mix_scale(cat(scale, skip_scale))
 
 
@@ -67,7 +69,8 @@ class HighEstimator(nn.Module):
         hyper_skip: bool = True,
     ):
         super().__init__()
-        self.crpe, self.hyper_skip = crpe, hyper_skip
+        self.low, self.crpe = low, crpe
+        self.skip, self.hyper_skip = skip, hyper_skip
         self.up_low = conv_up(low, low, kernel) if low else None
         self.up_skip = UpFour(2 * skip, skip) if skip else None
         self.net = nn.Sequential(
@@ -85,7 +88,7 @@ class HighEstimator(nn.Module):
 
         Returns mean and scale, (B, out, h, w) each.
         """
-        low = None if self.up_low is None else _if_on(self.up_low(low_hat), self.crpe)
-        skip = None if self.up_skip is None else _if_on(self.up_skip(upper), self.hyper_skip)
+        low = _carried(self.up_low, low_hat, self.crpe, self.low, own)
+        skip = _carried(self.up_skip, upper, self.hyper_skip, self.skip, own)
         mean, scale = self.net(cat(low, skip, own)).chunk(2, 1)
         return mean, scale

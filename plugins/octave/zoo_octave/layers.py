@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zoo_core.errors import UsageError
 from zoo_core.layers.gdn import GDN
 from zoo_core.layers.precision import full_precision
 
@@ -166,6 +167,9 @@ class GoTConv(OctaveLayer):
     Args:
         order: "pre" activates before each operator, as in the predecessor's figures; "post" after it, as
             GoConv does. The last form, to a picture, takes no activation.
+
+    Raises:
+        UsageError: the order is neither.
     """
 
     def __init__(
@@ -180,7 +184,7 @@ class GoTConv(OctaveLayer):
         precise: bool = False,
     ):
         if order not in ("pre", "post"):
-            raise ValueError(f"transposed_act is {order!r}: choose 'pre' or 'post'")
+            raise UsageError(f"transposed_act={order}: choose pre or post")
 
         def conv(i: int, o: int) -> nn.ConvTranspose2d:
             return conv_up(i, o, kernel, stride)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
-from zoo_core.model import CodecModel, bits_per_pixel
-from zoo_core.training.loss import distortion
+from zoo_core.model import CodecModel
+from zoo_core.training.loss import rate_distortion
 from zoo_core.training.objective import TRANSFORM_RATE, Objective, Terms
 from zoo_octave.entropy import OctaveEntropy
 from zoo_octave.layers import conv_up
@@ -59,10 +59,8 @@ class InformationFidelity(Objective):
 
     def forward(self, model: CodecModel, x: Tensor, level: Tensor) -> Terms:
         latents_hat, coder = model.estimate(x, level)
-        x_hat = model.transform.synthesis(latents_hat)
-        mse = (x_hat.float() - x).square().mean((1, 2, 3))
-        bpp = bits_per_pixel(coder.likelihoods, x.shape[-2] * x.shape[-1])
-        loss = bpp + distortion(mse, level)
+        out = {"x_hat": model.transform.synthesis(latents_hat), "likelihoods": coder.likelihoods}
+        loss, bpp, mse = rate_distortion(x, out, level)
         if self.weight:
             loss = loss + self.weight * self.fidelity(coder.values)
         return Terms(loss, bpp, mse)
@@ -72,15 +70,27 @@ def objective(model: CodecModel, **settings: float) -> Objective:
     """Rate and distortion, with L_IF where there are two resolutions.
 
     Its weight is 1 at first, as published, for presets that train with noisy latents; for those that round, 0:
-    the latents of the block-transform start share nothing, and the term would tear them apart.
+    the latents of the block-transform start share nothing, so at low rates the term outweighs all the rest.
+
+    Raises:
+        UsageError: a setting that this model's objective does not have, or a value that makes no sense.
     """
     transform, entropy = model.transform, model.entropy_model
     assert isinstance(transform, OctaveTransform) and isinstance(entropy, OctaveEntropy)
     y = transform.latent
+    _known(settings, ("transform_rate", "weight", "until") if y.low else ("transform_rate",))
     if not y.low:
-        return Objective(settings.get("transform_rate", TRANSFORM_RATE))
+        return Objective(**settings)
     channels = {"y": (y.low, y.high)}
     if entropy.h_a2 is not None:
         channels["z"] = (entropy.hyper.low, entropy.hyper.high)
     settings = {"weight": 1.0 if entropy.noise_downstream else 0.0, **settings}
     return InformationFidelity(channels, entropy.hyper_kernel, **settings)
+
+
+def _known(settings: dict[str, float], names: tuple[str, ...]) -> None:
+    if unknown := [name for name in settings if name not in names]:
+        raise UsageError(
+            f"the objective of octave with {'two resolutions' if 'weight' in names else 'one resolution'} has no "
+            f"{', '.join(unknown)}: choose from {', '.join(names)}"
+        )

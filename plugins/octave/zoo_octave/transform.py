@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo_core.interfaces import Shape, Transform
 from zoo_octave.layers import Channels, GoConv, GoTConv, Pair, gdn, igdn, split
+from zoo_octave.settings import check_all_channels, check_channels, check_kernel
 
 _KERNEL = 5
 
@@ -28,6 +29,9 @@ class OctaveTransform(Transform):
         cross_kernel: of the paths between the resolutions; None for that of the layers.
         transposed_act: "pre" or "post", where GoTConv activates.
         octave: False for the ablation with one resolution (alpha = 0).
+
+    Raises:
+        UsageError: a setting with which the two resolutions do not fit together.
     """
 
     downscale = 16
@@ -41,6 +45,9 @@ class OctaveTransform(Transform):
         octave: bool = True,
     ):
         super().__init__()
+        check_all_channels("widths", widths, 3, octave)
+        check_channels("latent", latent, octave)
+        check_kernel("cross_kernel", _KERNEL if cross_kernel is None else cross_kernel)
         self.latent = split(latent, octave)
         picture, stages = Channels(3), [split(width, octave) for width in widths]
         down = [picture, *stages, self.latent]
