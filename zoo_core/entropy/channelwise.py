@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import nn
 
 from zoo_core.entropy.subbands import SubbandEntropy, separate_slices
+from zoo_core.errors import UsageError
 from zoo_core.layers.skeleton import resamplers
 
 
@@ -37,7 +38,7 @@ class ChannelwiseEntropy(SubbandEntropy):
         variable_rate: bool = False,
     ):
         if latent % slices:
-            raise ValueError(f"{slices} slices do not divide {latent} channels")
+            raise UsageError(f"{slices} slices do not divide {latent} channels")
         widths = [latent // slices] * slices
         super().__init__(
             latent,

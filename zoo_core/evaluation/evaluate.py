@@ -191,6 +191,7 @@ def evaluate(
 
     A picture that fails, for whatever reason, is reported in the result and costs only its own figures.
     """
+    spent = subject.cost  # first: should it fail, no measurement is lost
     _warm_up(subject)
     memory.reset_peak()
     measurements: list[Measurement] = []
@@ -210,7 +211,7 @@ def evaluate(
         measurements=tuple(measurements),
         failures=tuple(failures),
         peak_memory=memory.peak(),
-        cost=subject.cost,
+        cost=spent,
     )
 
 

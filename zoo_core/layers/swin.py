@@ -317,9 +317,9 @@ def _relative_index(window: int) -> Tensor:
 
 def _log_offsets(window: int) -> Tensor:
     """All (dy, dx) between tokens of a window, log-spaced to at most 1.06: ((2 window - 1)**2, 2)."""
-    steps = 8 * torch.arange(1 - window, window) / max(window - 1, 1)
+    steps = 8 * torch.arange(1 - window, window, device="cpu") / max(window - 1, 1)
     # Python's logarithms, rounded: those in float32 differ in their last bit from one library to the next, and
     # entropy models rest on these.
-    logarithms = torch.tensor([math.log2(x) for x in (1 + steps.abs()).tolist()])
-    steps = steps.sign() * logarithms / 3
+    logarithms = torch.tensor([math.log2(x) for x in (1 + steps.abs()).tolist()], device="cpu")
+    steps = (steps.sign() * logarithms / 3).to(torch.get_default_device())
     return torch.cartesian_prod(steps, steps)

@@ -444,12 +444,43 @@ def test_wrong_options_of_masks(wrong: dict) -> None:
         normalised(8, 8, np.ones((8, 8)), **wrong)
 
 
-def test_notes(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_masks_that_are_likely_mistakes_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
     assert not normalised(20, 20, np.zeros((20, 20)), roi_dilate=2).any()
-    assert "empty" in caplog.text and "stretched" not in caplog.text
+    assert "empty" in caplog.text and "up to 255" in caplog.text and "stretched" not in caplog.text
     normalised(20, 20, np.ones((20, 21)))
     assert "stretched" in caplog.text
+    caplog.clear()
+    assert not normalised(20, 20, [(30, 0, 40, 20)]).any()
+    assert "the boxes lie outside" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["I;16", "F", "opaque", "transparent", "alpha"])
+def test_pictures_of_every_kind_are_masks(kind: str, tmp_path: Path) -> None:
+    left = np.zeros((8, 8), bool)
+    left[:, :4] = True
+    plain = Image.fromarray(left.astype(np.uint8) * 255).convert("RGB")
+    if kind == "I;16":
+        Image.fromarray(np.where(left, 40_000, 300).astype(np.uint16)).save(tmp_path / "mask.png")
+    elif kind == "F":
+        Image.fromarray(left.astype(np.float32)).save(tmp_path / "mask.tif")
+    else:
+        alpha = {"opaque": np.full((8, 8), 255), "transparent": np.zeros((8, 8)), "alpha": ~left * 255}[kind]
+        plain.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+        plain.save(tmp_path / "mask.png")
+    (path,) = tmp_path.iterdir()
+    wanted = ~left if kind == "alpha" else left
+    assert torch.equal(normalised(8, 8, path)[0, 0].bool(), torch.from_numpy(wanted))
+
+
+def test_a_file_that_is_no_picture_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(picture(60, 40)).save(tmp_path / "a.png")
+    (tmp_path / "mask.png").write_bytes(b"no picture")
+    words = ["encode", str(tmp_path / "a.png"), "-m", "roi-swin-q3", "-o", str(tmp_path / "a.zoo")]
+    assert cli.main([*words, "--roi", str(tmp_path / "mask.png")]) == 2
+    said = capsys.readouterr().err
+    assert "name a picture, white inside" in said and said.count("\n") == 1
+    assert not (tmp_path / "a.zoo").exists()
 
 
 def test_the_command_line_takes_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

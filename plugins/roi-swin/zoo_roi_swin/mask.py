@@ -1,8 +1,9 @@
 """Whatever a user gives as region of interest becomes a mask of zeros and ones at the picture's size.
 
-Accepted are arrays and tensors of any size (bool, uint8, or float in 0..1), Pillow images (their alpha
-channel if they have one), paths of image files, and lists of boxes. Fractions are split at a threshold, because
-the network is trained on binary masks.
+Accepted are arrays and tensors of any size (bool, uint8, or float in 0..1), Pillow images (their alpha channel
+if they have one that is not the same everywhere), paths of image files, and lists of boxes. Fractions are split
+at a threshold, because the network is trained on binary masks. All count in the order of the pixels in the file:
+a rotation that EXIF asks a viewer for is not applied.
 """
 
 from __future__ import annotations
@@ -56,10 +57,15 @@ def normalised(
     if roi_dilate and mask.any():
         mask = _dilated(mask, int(roi_dilate))
     if not mask.any():
-        log.info(
-            "the region of interest is empty: the whole picture is background (uint8 masks go up to 255)"
-        )
+        log.warning("the region of interest is empty: the whole picture is background (%s)", _hint(roi))
     return mask
+
+
+def _hint(roi: Any) -> str:
+    """What may be wrong with a region that turned out empty."""
+    if isinstance(roi, (list, tuple)):
+        return "the boxes lie outside of it"
+    return "masks of whole numbers go up to 255, and white is inside"
 
 
 def _values(roi: Any) -> Tensor:
@@ -112,17 +118,24 @@ def _opened(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def _plane(image: Image.Image) -> np.ndarray:
-    """The alpha channel, or the brightness."""
+    """The alpha channel if there is one, else the brightness: uint8, or floats for more than 8 bits.
+
+    An alpha channel that is the same everywhere gives way to a brightness that is not: what painting programs save.
+    """
     if "A" in image.getbands():
-        return np.array(image.getchannel("A"))
-    return np.array(image.convert("L"))
+        alpha, brightness = np.array(image.getchannel("A")), np.array(image.convert("L"))
+        drawn = alpha.min() == alpha.max() and brightness.min() < brightness.max()
+        return brightness if drawn else alpha
+    if image.mode.startswith("I"):  # PNG's 16 bits, which a conversion to "L" would clip
+        return np.array(image, np.float32) / 65535
+    return np.array(image if image.mode == "F" else image.convert("L"))
 
 
 def _resized(mask: Tensor, height: int, width: int) -> Tensor:
     """The mean of an area where a side shrinks, the nearest value where it grows."""
     rows, columns = mask.shape[-2:]
     if abs(math.log(columns / rows * height / width)) > math.log1p(_ASPECT):
-        log.info("the mask of %d x %d is stretched to the picture's %d x %d", columns, rows, width, height)
+        log.warning("the mask of %d x %d is stretched to the picture's %d x %d", columns, rows, width, height)
     mask = F.interpolate(mask, size=(min(rows, height), min(columns, width)), mode="area")
     return F.interpolate(mask, size=(height, width), mode="nearest-exact")
 
