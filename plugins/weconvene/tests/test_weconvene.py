@@ -384,10 +384,11 @@ def test_gradients_reach_every_parameter(switches: dict[str, bool], rate: dict[s
     assert not silent
 
 
-def test_start_is_transform_coding() -> None:
+@pytest.mark.parametrize("wavelet", WAVELETS)
+def test_start_is_transform_coding(wavelet: str) -> None:
     """Every photo passes through the untrained transforms with the quality of its principal components."""
     torch.manual_seed(0)
-    model = build(**BASE)
+    model = build(**BASE, wavelet=wavelet)
     photos = [torch.from_numpy(picture(96, 96, seed)).permute(2, 0, 1) for seed in range(4)]
     start(model, photos)
     for photo in photos:
