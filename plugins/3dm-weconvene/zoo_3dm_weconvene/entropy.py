@@ -101,7 +101,7 @@ class Entropy3D(SubbandEntropy):
         hf_attention: bool = False,
         variable_rate: bool = False,
     ):
-        bands = Bands3D(latent, entropy_wavelet, lf_def) if entropy_wavelet else None
+        bands = Bands3D(latent, entropy_wavelet, lf_def) if entropy_wavelet is not None else None
         attend, nets = (attention, attention_units), (context, context_kernels)
         low = _low_slices(bands.low if bands else latent, low_slices, params, attend, nets)
         high = None if bands is None else _high_slices(bands, params, attend if hf_attention else None, nets)
