@@ -29,7 +29,7 @@ from zoo_core.testing.poison import Recorder
 from zoo_core.training.data import RandomCrops
 from zoo_core.training.loop import Trainer
 from zoo_core.training.objective import Objective, Terms, build_objective
-from zoo_core.training.recipe import Recipe
+from zoo_core.training.recipe import Recipe, RunConfig
 
 SMALL = {
     "stages": ((8, 1), (12, 1)),
@@ -238,6 +238,11 @@ def test_settings_that_make_no_sense(settings: dict, told: str) -> None:
     with pytest.raises(UsageError, match=told) as refused:
         build(**{**SMALL, **settings})
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("settings", [{"wavelet": "haar"}, {"lf_def": "channel_low_ll"}])
+def test_words_of_the_command_line_are_settings(settings: dict) -> None:
+    assert isinstance(RunConfig("3dm-weconvene", settings=settings).build(), CodecModel)
 
 
 # --- order of coding --------------------------------------------------------------------------------

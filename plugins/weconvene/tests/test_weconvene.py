@@ -30,6 +30,7 @@ from zoo_core.layers.skeleton import CoreDown
 from zoo_core.layers.wavelet import WAVELETS
 from zoo_core.model import CodecModel, bits, parameter_count
 from zoo_core.testing.pictures import picture
+from zoo_core.training.recipe import RunConfig
 from zoo_weconvene import BASE, PAPER_PRESET
 from zoo_weconvene.entropy import WeConveneEntropy
 from zoo_weconvene.model import build, start
@@ -297,6 +298,11 @@ def test_switches_decide_where_wavelets_are(
         **{f"zoo_weconvene.transform:{name}": count for name, count in in_convolutions.items()},
         **{f"zoo_weconvene.entropy:{name}": count for name, count in of_latent.items()},
     }
+
+
+@pytest.mark.parametrize("settings", [{"wavelet": "5/3"}, {"entropy_wavelet": "5/3"}])
+def test_words_of_the_command_line_are_settings(settings: dict[str, object]) -> None:
+    assert isinstance(RunConfig("weconvene", settings=settings).build(), CodecModel)
 
 
 # --- order of coding --------------------------------------------------------------------------------
