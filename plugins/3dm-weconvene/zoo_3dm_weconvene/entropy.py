@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo_3dm_weconvene.transform import cores
+from zoo_3dm_weconvene.transform import cores, known_wavelet
+from zoo_core.entropy.autoregressive import ChannelAutoregression
 from zoo_core.entropy.subbands import SubbandEntropy, Subbands, separate_slices
 from zoo_core.errors import UsageError
 from zoo_core.layers.skeleton import resamplers
@@ -22,6 +23,9 @@ CHANNELS = 1
 NAMES = ("y_low", "y_high")
 """Likelihoods of the two groups."""
 
+_Nets = tuple[tuple[int, int], tuple[int, int, int]]
+"""Widths and kernel sizes of the parameter networks."""
+
 
 class Bands3D(Subbands):
     """LL of both channel halves, then LH, HL, HH, each with the low channel half first.
@@ -29,12 +33,17 @@ class Bands3D(Subbands):
     Args:
         latent: channels of y, even.
         lf_def: "spatial_ll", or "channel_low_ll" for LL of the low channel half alone as the low group.
+
+    Raises:
+        UsageError: an odd latent, no such wavelet, or no such lf_def.
     """
 
     def __init__(self, latent: int, wavelet: str, lf_def: str = "spatial_ll"):
         if lf_def not in ("spatial_ll", "channel_low_ll"):
             raise UsageError(f"lf_def={lf_def!r}: choose spatial_ll or channel_low_ll")
-        self.wavelet = wavelet
+        if latent % 2:
+            raise UsageError(f"latent={latent}: 3DWeChARM halves the channels: choose an even number")
+        self.wavelet = known_wavelet(wavelet)
         self.half = latent // 2
         self.low = latent if lf_def == "spatial_ll" else self.half
         self.high = 4 * latent - self.low
@@ -92,20 +101,10 @@ class Entropy3D(SubbandEntropy):
         hf_attention: bool = False,
         variable_rate: bool = False,
     ):
-        bands = Bands3D(latent, entropy_wavelet, lf_def) if entropy_wavelet else None
+        bands = Bands3D(latent, entropy_wavelet, lf_def) if entropy_wavelet is not None else None
         attend, nets = (attention, attention_units), (context, context_kernels)
-        channels = bands.low if bands else latent
-        low = separate_slices([channels // low_slices] * low_slices, params, params, attend, nets)
-        high = None
-        if bands is not None:
-            widths = [bands.half] * (bands.high // bands.half)
-            seen = params + bands.low
-            if (
-                hf_attention
-            ):  # narrows the context to `params`, so the residual prediction sees the low group again
-                high = separate_slices(widths, seen, params, attend, nets, extra=(params, bands.low))
-            else:
-                high = separate_slices(widths, seen, seen, None, nets)
+        low = _low_slices(bands.low if bands else latent, low_slices, params, attend, nets)
+        high = None if bands is None else _high_slices(bands, params, attend if hf_attention else None, nets)
         super().__init__(
             latent,
             bands,
@@ -118,3 +117,32 @@ class Entropy3D(SubbandEntropy):
             variable_rate,
             NAMES,
         )
+
+
+def _low_slices(
+    channels: int, count: int, params: int, attention: tuple[int, int], nets: _Nets
+) -> ChannelAutoregression:
+    """`count` equal slices of the low group.
+
+    Raises:
+        UsageError: the channels cannot be cut so.
+    """
+    if count < 1 or channels % count:
+        raise UsageError(
+            f"low_slices={count} does not divide the {channels} channels of the low group: choose a divisor"
+        )
+    return separate_slices([channels // count] * count, params, params, attention, nets)
+
+
+def _high_slices(
+    bands: Bands3D, params: int, attention: tuple[int, int] | None, nets: _Nets
+) -> ChannelAutoregression:
+    """A slice for each subband of a channel half; each sees the whole low group.
+
+    Attention narrows the context to `params`; the residual prediction then sees the low group once more.
+    """
+    widths = [bands.half] * (bands.high // bands.half)
+    seen = params + bands.low
+    if attention is None:
+        return separate_slices(widths, seen, seen, None, nets)
+    return separate_slices(widths, seen, params, attention, nets, extra=(params, bands.low))

@@ -27,8 +27,8 @@ def start(model: CodecModel, photos: Sequence[Tensor]) -> None:
 def _pass_through(core: nn.Module, active: int, offset: float) -> None:
     """Make a core the identity, less `offset` on its first `active` channels.
 
-    The DWT along the channels mixes neighbours, so all channels pass. A constant stays in the low band of
-    every level, where the bias takes it away.
+    The DWT along the channels mixes neighbours, so all channels pass. Wavelets keep a constant in the low band
+    of every level; `poly` leaves it in all bands.
     """
     assert isinstance(core, Core3D)
     for half in core.halves:
@@ -37,10 +37,11 @@ def _pass_through(core: nn.Module, active: int, offset: float) -> None:
     x = torch.zeros(1, channels, 8, 8)
     x[:, :active] = offset
     parts = dwt_channels(x, core.wavelet) if len(core.halves) == 2 else (x,)
-    for half, part in zip(core.halves, parts, strict=True):
-        for _ in half.conv_high:
-            part = dwt2(part, half.wavelet)[0]
-        half.conv_low.bias.copy_(-part[0, :, 0, 0])
+    for half, low in zip(core.halves, parts, strict=True):
+        for conv in half.conv_high:
+            low, *high = dwt2(low, half.wavelet)
+            conv.bias.copy_(-torch.cat(high, 1)[0, :, 0, 0])
+        half.conv_low.bias.copy_(-low[0, :, 0, 0])
 
 
 def _identity(half: SpatialCore) -> None:

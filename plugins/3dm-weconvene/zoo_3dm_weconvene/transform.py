@@ -13,24 +13,32 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from zoo_core.errors import UsageError
 from zoo_core.layers.gdn import GDN
 from zoo_core.layers.precision import full_precision
 from zoo_core.layers.residual import conv3x3
 from zoo_core.layers.skeleton import ResidualTransform
-from zoo_core.layers.wavelet import dwt2, dwt_channels, idwt2, idwt_channels
+from zoo_core.layers.wavelet import WAVELETS, dwt2, dwt_channels, idwt2, idwt_channels
 
 
 class SpatialCore(nn.Module):
     """Multi-level DWT in space, a convolution and a GDN on each part, and back. (B, C, H, W) stays.
 
     Args:
-        levels: of the DWT. hf_kernel: size of the convolutions on the high bands, odd.
+        levels: of the DWT, at least 1. hf_kernel: size of the convolutions on the high bands, odd.
         inverse: IGDN, for the synthesis.
+
+    Raises:
+        UsageError: no such wavelet, or levels or hf_kernel make no sense.
     """
 
     def __init__(self, channels: int, wavelet: str, levels: int, hf_kernel: int, inverse: bool):
         super().__init__()
-        self.wavelet = wavelet
+        if levels < 1:
+            raise UsageError(f"levels={levels}: choose 1 or more")
+        if hf_kernel < 1 or hf_kernel % 2 == 0:
+            raise UsageError(f"hf_kernel={hf_kernel}: choose an odd size, 1 or 3")
+        self.wavelet = known_wavelet(wavelet)
         self.conv_low = conv3x3(channels, channels)
         self.gdn_low = GDN(channels, inverse)
         high = 3 * channels  # LH, HL, HH
@@ -57,6 +65,9 @@ class Core3D(nn.Module):
 
     `channel_dwt=False` leaves the transform along the channels out; with one level, 3x3 kernels and Haar
     that is WeConvene's core.
+
+    Raises:
+        UsageError: an odd number of channels, or what `SpatialCore` refuses.
     """
 
     def __init__(
@@ -69,6 +80,11 @@ class Core3D(nn.Module):
         channel_dwt: bool = True,
     ):
         super().__init__()
+        if channel_dwt and channels % 2:
+            raise UsageError(
+                f"a width of {channels} has no two halves for the DWT along the channels: choose even "
+                "widths (stages, hyper), or channel_dwt=false"
+            )
         self.wavelet = wavelet
         halves = 2 if channel_dwt else 1
         self.halves = nn.ModuleList(
@@ -86,6 +102,17 @@ class Core3D(nn.Module):
         parts = dwt_channels(x, self.wavelet)  # 2 x (B, C/2, H, W)
         low, high = (half(part) for half, part in zip(self.halves, parts, strict=True))
         return idwt_channels(low, high, self.wavelet)
+
+
+def known_wavelet(name: str) -> str:
+    """`name` itself.
+
+    Raises:
+        UsageError: there is no wavelet of that name.
+    """
+    if name not in WAVELETS:
+        raise UsageError(f"wavelet={name!r}: choose from {', '.join(WAVELETS)}")
+    return name
 
 
 def cores(

@@ -30,6 +30,7 @@ from zoo_core.layers.skeleton import CoreDown
 from zoo_core.layers.wavelet import WAVELETS
 from zoo_core.model import CodecModel, bits, parameter_count
 from zoo_core.testing.pictures import picture
+from zoo_core.training.recipe import RunConfig
 from zoo_weconvene import BASE, PAPER_PRESET
 from zoo_weconvene.entropy import WeConveneEntropy
 from zoo_weconvene.model import build, start
@@ -299,6 +300,11 @@ def test_switches_decide_where_wavelets_are(
     }
 
 
+@pytest.mark.parametrize("settings", [{"wavelet": "5/3"}, {"entropy_wavelet": "5/3"}])
+def test_words_of_the_command_line_are_settings(settings: dict[str, object]) -> None:
+    assert isinstance(RunConfig("weconvene", settings=settings).build(), CodecModel)
+
+
 # --- order of coding --------------------------------------------------------------------------------
 
 
@@ -384,10 +390,11 @@ def test_gradients_reach_every_parameter(switches: dict[str, bool], rate: dict[s
     assert not silent
 
 
-def test_start_is_transform_coding() -> None:
+@pytest.mark.parametrize("wavelet", WAVELETS)
+def test_start_is_transform_coding(wavelet: str) -> None:
     """Every photo passes through the untrained transforms with the quality of its principal components."""
     torch.manual_seed(0)
-    model = build(**BASE)
+    model = build(**BASE, wavelet=wavelet)
     photos = [torch.from_numpy(picture(96, 96, seed)).permute(2, 0, 1) for seed in range(4)]
     start(model, photos)
     for photo in photos:

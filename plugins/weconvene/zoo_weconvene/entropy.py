@@ -55,7 +55,7 @@ class WeConveneEntropy(SubbandEntropy):
         entropy_wavelet: str | None = "haar",
         variable_rate: bool = False,
     ):
-        bands = WaveletBands(latent, entropy_wavelet) if entropy_wavelet else None
+        bands = WaveletBands(latent, entropy_wavelet) if entropy_wavelet is not None else None
         nets = ((attention, attention_units), (context, context_kernels))
         low = separate_slices([latent // slices[0]] * slices[0], params, params, *nets)
         high = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo_core.errors import UsageError
+from zoo_core.layers.wavelet import dwt2
 from zoo_core.model import CodecModel
 from zoo_core.training.block_start import GAMMA, block_transform
 from zoo_core.training.scale_start import start_subbands
@@ -23,7 +24,10 @@ def start(model: CodecModel, photos: Sequence[Tensor]) -> None:
 
 
 def _pass_through(core: nn.Module, active: int, offset: float) -> None:
-    """Make WeCore the identity on its first `active` channels, less `offset` (whose LL gain is 2)."""
+    """Make WeCore the identity on its first `active` channels, less `offset`.
+
+    A wavelet keeps a constant in LL, with a gain of 2; `poly` leaves it in all bands.
+    """
     assert isinstance(core, WeCore)
     width = core.conv_low.out_channels
     rows = torch.arange(active)
@@ -31,6 +35,7 @@ def _pass_through(core: nn.Module, active: int, offset: float) -> None:
     for conv, gdn, index in ((core.conv_low, core.gdn_low, rows), (core.conv_high, core.gdn_high, bands)):
         conv.weight[index] = 0
         conv.weight[index, index, 1, 1] = 1
-        conv.bias[index] = 0
         gdn.gamma[index] = GAMMA
-    core.conv_low.bias[rows] = -2 * offset
+    low, *high = dwt2(torch.full((1, active, 2, 2), offset), core.wavelet)
+    core.conv_low.bias[rows] = -low.flatten()
+    core.conv_high.bias[bands] = -torch.cat(high, 1).flatten()
