@@ -48,7 +48,7 @@ PAPER_PRESET = {
 _SHARED = ("latent", "hyper_latent", "mlp_ratio", "condition", "hidden")
 WEIGHTS = Weights(
     file="roi-swin-base.safetensors",
-    sha256="fb5ac9eebd6ec1ddcae13595e2cbfae7a4f212326eaf10045fcb2ce738830124",
+    sha256="849cb540b8cce98c6e0cbfa92ec7d474af1d5f48df6681e6c50e3728ca2ce97a",
     size=7_839_674,
 )
 
