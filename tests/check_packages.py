@@ -16,11 +16,12 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 ROOT = Path(__file__).resolve().parents[1]
 
 NOT_PACKAGED = (".*", "build", "dist", "*.egg-info", "__pycache__", "plugins", "tests", "docs")
+"""At the root of a project; the core's package holds a folder `tests` of its own, the template's."""
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
         wheels = [build(ROOT / "plugins" / name, scratch) for name in names]
         environment = Environment(scratch / "venv")
         environment.install(core)
-        check_core(environment)
+        check_core(environment, scratch)
         for wheel in wheels:
             environment.install(wheel)
             check_plugin(environment, package_of(wheel), scratch)
@@ -46,7 +47,10 @@ def main() -> None:
 def build(project: Path, scratch: Path) -> Path:
     """The wheel of a copy of the project, so that nothing is left behind in the tree."""
     copy, out = scratch / "source" / project.name, scratch / "wheels" / project.name
-    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*NOT_PACKAGED))
+    top, below = shutil.ignore_patterns(*NOT_PACKAGED), shutil.ignore_patterns("__pycache__")
+    shutil.copytree(
+        project, copy, ignore=lambda folder, names: (top if Path(folder) == project else below)(folder, names)
+    )
     say(f"building {project.name}")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -104,12 +108,14 @@ class LightEnvironment(Environment):
         subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
 
 
-def check_core(environment: Environment) -> None:
-    """Alone, the core lists nothing, imports no torch, and has its reference curves."""
+def check_core(environment: Environment, scratch: Path) -> None:
+    """Alone, the core lists nothing, imports no torch, has reference curves and writes new plugins with tests."""
     assert installed(environment) == []
     listing = "import sys, zoo_core as zoo; zoo.models(); assert 'torch' not in sys.modules"
     environment.run("python", "-c", listing)
     environment.run("python", "-c", "from zoo_core.evaluation.curves import reference; reference('vtm-9.1')")
+    environment.run("zoo", "new-plugin", "mymethod", "-o", str(scratch / "mymethod"))
+    assert list(scratch.glob("mymethod/tests/test_*.py"))
 
 
 def check_plugin(environment: Environment, package: str, scratch: Path) -> None:
@@ -124,7 +130,9 @@ def check_plugin(environment: Environment, package: str, scratch: Path) -> None:
             environment.run("zoo", "encode", "-f", "-m", entry["models"][2], str(photo), "-o", str(coded))
             environment.run("zoo", "verify", str(coded))
             environment.run("zoo", "decode", "-f", str(coded), "-o", str(decoded))
-            assert Image.open(decoded).size == (97, 61)
+            with Image.open(photo) as before, Image.open(decoded) as after:
+                assert after.size == (97, 61)
+                assert max(ImageStat.Stat(ImageChops.difference(before, after)).mean) < 16  # of 255
 
 
 def installed(environment: Environment) -> list[dict]:

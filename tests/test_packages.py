@@ -12,6 +12,6 @@ def test_weconvene_alone(tmp_path: Path) -> None:
     )
     environment = check_packages.LightEnvironment(tmp_path / "venv")
     environment.install(core)
-    check_packages.check_core(environment)
+    check_packages.check_core(environment, tmp_path)
     environment.install(plugin)
     check_packages.check_plugin(environment, "zoo-weconvene", tmp_path)
