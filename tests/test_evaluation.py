@@ -438,6 +438,21 @@ def test_eval_goes_on_after_failures(rounding, pictures: list[Path], tmp_path: P
     assert len(data["codecs"][0]["images"]) == 3
 
 
+def test_eval_of_all_bundled_codecs(tmp_path: Path, capsys) -> None:
+    """The command of docs/results.md, on one small picture at one level."""
+    Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
+    words = ["--levels", "3", "--anchors", "jpeg,webp", "--against", "vtm-9.1,mbt2018-mean"]
+    out = tmp_path / "out.json"
+    assert cli.main(["eval", "--all", str(tmp_path / "a.png"), *words, "--json", str(out)]) == 0
+    codecs = json.loads(out.read_text())["codecs"]
+    bundled = {e.name for e in registry.entries() if e.kind == "codec" and "base" in e.weights}
+    assert {codec["name"] for codec in codecs} == bundled and len(bundled) >= 10
+    shown = capsys.readouterr().out
+    for codec in codecs:
+        assert codec["name"] in shown and codec["cost"]["parameters"] > 1_000_000
+        assert 0 < codec["points"][0]["bpp"] < 24 and codec["points"][0]["psnr"] > 20
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
