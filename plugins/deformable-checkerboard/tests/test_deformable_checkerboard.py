@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import zoo_core as zoo
@@ -24,7 +26,7 @@ from zoo_core.training.checkpoint import averaged
 from zoo_core.training.data import RandomCrops
 from zoo_core.training.loop import Trainer, _parameter_groups
 from zoo_core.training.recipe import Recipe
-from zoo_deformable_checkerboard import BASE, PAPER_128, PAPER_256, PAPER_STUDENT
+from zoo_deformable_checkerboard import BASE, PAPER_128, PAPER_256, PAPER_STUDENT, sparsity
 from zoo_deformable_checkerboard.estimation import MODELS
 from zoo_deformable_checkerboard.model import build, objective, start
 from zoo_deformable_checkerboard.objective import Distillation, Sparse
@@ -603,3 +605,31 @@ def test_components_below_the_least_weight_are_not_coded_with() -> None:
     for weight in seen:
         assert bool((weight == 0).any())
         torch.testing.assert_close(weight.sum(1), torch.ones_like(weight[:, 0]))
+
+
+# --- what is left out -------------------------------------------------------------------------------
+
+
+def test_what_a_model_leaves_out_is_counted() -> None:
+    model = build(**SMALL | {"least_weight": 0.3}).prepare()
+    model.update()
+    with torch.no_grad():
+        model.transform.g_a.attend16.gate[-1].bias.fill_(-30)  # y is what the convolution before it returns
+        model.transform.g_a.down16.weight.mul_(10)[2:] = 0
+        for net in (model.entropy_model.pe_anchors, model.entropy_model.pe_others):
+            net.last.weight.mul_(10)  # some components of some elements are light
+    photo = torch.from_numpy(picture(100, 70)).permute(2, 0, 1)
+    found = sparsity.count(model, photo, 6.0)
+    assert found["empty"] == 6
+    assert 0 < found["slots"] < found["slots_of_all"] and 0 < found["bytes"] != found["bytes_of_all"]
+    assert float(model.entropy_model.least_weight) == pytest.approx(0.3)
+
+
+def test_the_command_that_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(picture(70, 80)).save(tmp_path / "photo.png")
+    assert sparsity.main([str(tmp_path), "--quality", "1"]) == 0
+    row, total = map(json.loads, capsys.readouterr().out.splitlines())
+    assert total == {"sum of all": row} and 0 < row["empty"] < BASE["latent"]
+    assert 0 < row["slots"] < row["slots_of_all"]
+    assert sparsity.main([str(tmp_path / "none")]) != 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
