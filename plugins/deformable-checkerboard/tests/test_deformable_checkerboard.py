@@ -577,6 +577,10 @@ def test_the_least_weight_is_part_of_the_weights() -> None:
     assert float(model.entropy_model.least_weight) == 1 / 1024 == BASE["least_weight"]
     other.load_state_dict(model.state_dict())
     assert float(other.entropy_model.least_weight) == 1 / 1024
+    none = build(**SMALL | {"least_weight": 0})  # as a command line gives it
+    assert none.entropy_model.least_weight.dtype == torch.float32
+    none.load_state_dict(model.state_dict())
+    assert float(none.entropy_model.least_weight) == 1 / 1024
     older = {k: v for k, v in model.state_dict().items() if not k.endswith("least_weight")}
     assert len(older) == len(model.state_dict()) - 1
     model.load_state_dict(older)
