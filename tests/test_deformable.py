@@ -82,6 +82,15 @@ def test_plain_form_is_torchvisions(groups: int, masked: bool, device: str) -> N
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradients_are_those_of_the_definition(groups: int, masked: bool) -> None:
+    """Of x, offsets, weight, bias and mask, against differences in float64; places may lie outside of the map."""
+    values = inputs(groups, (3, 2), spread=1.0, masked=masked)
+    leaves = [None if t is None else t[:1].double().requires_grad_() for t in values]
+    assert torch.autograd.gradcheck(deform_conv2d_plain, leaves)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_operator_is_used_on_gpus() -> None:
     values = [None if t is None else t.cuda() for t in inputs(2, masked=True)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import zoo_core as zoo
@@ -16,14 +18,15 @@ from zoo_core.entropy.stream import Encoder
 from zoo_core.errors import UsageError
 from zoo_core.evaluation.cost import below, kmacs
 from zoo_core.layers.checkerboard import merge
+from zoo_core.layers.deformable import DeformableConv2d
 from zoo_core.layers.residual import ResidualBlock
 from zoo_core.model import CodecModel, bits, parameter_count, read_latents, write_latents
 from zoo_core.testing.pictures import picture
 from zoo_core.training.checkpoint import averaged
 from zoo_core.training.data import RandomCrops
-from zoo_core.training.loop import Trainer
+from zoo_core.training.loop import Trainer, _parameter_groups
 from zoo_core.training.recipe import Recipe
-from zoo_deformable_checkerboard import BASE, PAPER_128, PAPER_256, PAPER_STUDENT
+from zoo_deformable_checkerboard import BASE, PAPER_128, PAPER_256, PAPER_STUDENT, sparsity
 from zoo_deformable_checkerboard.estimation import MODELS
 from zoo_deformable_checkerboard.model import build, objective, start
 from zoo_deformable_checkerboard.objective import Distillation, Sparse
@@ -98,6 +101,68 @@ def test_blocks_have_the_predecessors_sizes() -> None:
     assert parameter_count(Attention(128)) == 337_536
 
 
+def test_the_specifications_base() -> None:
+    """Narrower than ours: the parameters of each part in the table of the specification."""
+    attentions = {
+        "latent": 112,
+        "hyper_latent": 80,
+        "context_channels": 224,
+        "parameter_widths": (320, 384),
+        "attention_units": 3,
+        "variable_rate": False,
+    }
+    model = on_meta(**BASE | attentions)
+    transform, entropy = model.transform, model.entropy_model
+    teacher = on_meta(**BASE | attentions | {"synthesis": BASE["teacher"]}).transform.g_s
+    found = [
+        parameter_count(part) for part in (transform.g_a, transform.g_s, teacher, entropy.h_a, entropy.h_s)
+    ]
+    assert found == [1_336_584, 1_863_060, 2_276_612, 311_440, 573_744]
+    found = [parameter_count(part) for part in (entropy.pe_anchors, entropy.pe_others, entropy.prior)]
+    assert found == [583_344, 655_024, 4_880]
+
+
+@pytest.mark.parametrize(
+    ("preset", "total"),
+    [(BASE, 6_711_644), (PAPER_128, 21_235_356), (PAPER_STUDENT, 18_537_336), (PAPER_256, 65_822_108)],
+)
+def test_totals_of_the_card(preset: dict, total: int) -> None:
+    assert parameter_count(on_meta(**preset)) == total
+
+
+@pytest.mark.parametrize(("width", "height"), [(256, 256), (768, 512), (512, 384)])
+@pytest.mark.parametrize("preset", [BASE, PAPER_128])
+def test_shapes(preset: dict, width: int, height: int) -> None:
+    """Of y, z, phi, c, psi of anchors, psi of the others; halves have half the columns."""
+    model, shapes = on_meta(**preset), []
+    entropy = model.entropy_model
+    parts = (entropy.h_a, entropy.h_s, entropy.pe_anchors.last, entropy.context, entropy.pe_others.last)
+    for part in parts:
+        part.register_forward_hook(lambda part, inputs, out: shapes.append(tuple(out.shape[1:])))
+    entropy.h_a.register_forward_pre_hook(lambda part, inputs: shapes.append(tuple(inputs[0].shape[1:])))
+    model(torch.empty(1, 3, height, width, device="meta"), torch.empty(1, device="meta"))
+    latent, (h, w) = preset["latent"], (height // 16, width // 16)
+    psi_a, psi_n = (sum(MODELS[name].sizes) for name in preset["models"])
+    assert shapes == [
+        (latent, h, w),
+        (preset["hyper_latent"], h // 4, w // 4),
+        (2 * latent, h, w),
+        (psi_a, latent, h, w // 2),
+        (preset["context_channels"], h, w // 2),
+        (psi_n, latent, h, w // 2),
+    ]
+
+
+def test_share_of_the_deformable_convolutions() -> None:
+    """With what predicts their offsets, as the specification counts; a module's second convolution is plain."""
+    model = on_meta(**BASE)
+    costs = kmacs(model)
+    names = [name for name, part in model.named_modules() if isinstance(part, DeformableConv2d)]
+    assert len(names) == 2
+    share = sum(costs[name] + below(costs, name) for name in names) / costs.total()
+    assert 0.06 < share < 0.10 and share == pytest.approx(0.0839, abs=5e-4)
+
+
 def test_base_preset_keeps_to_the_budgets() -> None:
     model = on_meta(**BASE)
     costs = kmacs(model)
@@ -148,19 +213,26 @@ def passes(model: CodecModel, y: Tensor, changed: tuple[int, int, int] | None) -
     return coder.mixtures
 
 
+def moves(before: MixtureParameters, after: MixtureParameters) -> Tensor:
+    """Where (B, C, H, W/2) weight, mean or scale of any component differ."""
+    return torch.stack(
+        [(getattr(before, k) != getattr(after, k)).any(1) for k in ("weight", "mean", "scale")]
+    ).any(0)
+
+
 def test_an_anchor_moves_the_mixtures_of_twelve_others_and_of_nothing_else() -> None:
     model = build(**{**SMALL, "variable_rate": False}).double().eval()
     y = 3 * torch.randn(1, 8, 12, 12, dtype=torch.float64)
     clean = passes(model, y, None)
     assert len(clean) == 2
     moved = passes(model, y, (0, 6, 3))  # row 6, column 6 of the board
-    assert torch.equal(moved[0].mean, clean[0].mean)
-    change = (moved[1].mean != clean[1].mean).any(1).any(1)[0]  # (H, W/2)
+    assert not moves(clean[0], moved[0]).any()
+    change = moves(clean[1], moved[1]).any(1)[0]  # (H, W/2)
     board = merge(torch.zeros_like(change)[None, None], change[None, None])[0, 0]
     where = board.nonzero().tolist()
     assert len(where) == 12 and all(abs(i - 6) <= 2 and abs(j - 6) <= 2 and (i + j) % 2 for i, j in where)
     last = passes(model, y, (1, 6, 3))
-    assert all(torch.equal(a.mean, b.mean) for a, b in zip(clean, last, strict=True))
+    assert not any(moves(a, b).any() for a, b in zip(clean, last, strict=True))
 
 
 def test_each_pass_has_networks_of_its_own() -> None:
@@ -172,9 +244,7 @@ def test_each_pass_has_networks_of_its_own() -> None:
         other.load_state_dict(model.state_dict())
         with torch.no_grad():
             getattr(other.entropy_model, net).last.weight.zero_()
-        changed = [
-            not torch.equal(a.mean, b.mean) for a, b in zip(clean, passes(other, y, None), strict=True)
-        ]
+        changed = [bool(moves(a, b).any()) for a, b in zip(clean, passes(other, y, None), strict=True)]
         assert changed == [k == touched for k in range(2)]
     shared = build(**{**SMALL, "context": "shared"}).entropy_model
     assert shared.pe_anchors is shared.pe_others
@@ -205,12 +275,14 @@ def test_empty_channels_are_not_coded(used: list[int]) -> None:
     assert torch.equal(known, again)
 
 
-def test_the_mask_saves_bytes_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("used", [2, 6])
+def test_the_mask_saves_bytes_and_changes_nothing(used: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the channels empty, or more: the mask saves more than it costs."""
     model = build(**SMALL)
     model.update()
     model.prepare()
     y = 2 * torch.randn(1, 8, 16, 16)
-    y[:, 2:] *= 0.01  # rounds to zero
+    y[:, used:] *= 0.01  # rounds to zero
     short, _, (masked,) = write_latents(model, (y,), 4.0)
     monkeypatch.setattr(
         Encoder, "channels", lambda self, name, latent, count, gain=None: torch.ones(count).bool()
@@ -255,6 +327,9 @@ def test_a_mixture_of_one_family_and_equal_components_is_that_distribution(famil
 
 def test_unknown_choices() -> None:
     for switches, message in (
+        ({"offset_groups": 3}, "offset_groups=3: .* divides the 8 channels"),
+        ({"offset_groups": 0}, "offset_groups=0"),
+        ({"deformable_convs": 3}, "deformable_convs=3: choose 1 or 2"),
         ({"models": ("gmm9", "gmm3")}, "gllmm1"),
         ({"context": "three"}, "shared"),
         ({"drm": "half"}, "frozen"),
@@ -285,6 +360,37 @@ def test_every_switch_trains_and_codes(switches: dict) -> None:
     model.prepare()
     coded = model.compress(x[:1], 2.0)
     assert model.decompress(coded["strings"], coded["shape"], 2.0)["x_hat"].shape == (1, 3, 64, 64)
+
+
+def test_what_the_switches_build() -> None:
+    def modules(**switches: object) -> list[DeformableModule]:
+        model = build(**{**SMALL, **switches})
+        return [part for part in model.modules() if isinstance(part, DeformableModule)]
+
+    plain = modules()
+    assert len(plain) == 2 and not any(m.conv1.frozen or m.conv1.modulated for m in plain)
+    assert all(m.conv1.offset.out_channels == 18 * 2 for m in plain)
+    assert all(not isinstance(m.conv2, DeformableConv2d) for m in plain)
+    assert all(isinstance(m.conv2, DeformableConv2d) for m in modules(deformable_convs=2))
+    assert modules(drm="none") == []
+    frozen = modules(drm="frozen")
+    assert len(frozen) == 2 and all(m.conv1.frozen for m in frozen)
+    assert [parameter_count(m) for m in frozen] == [parameter_count(m) for m in plain]
+    assert all(m.conv1.offset.out_channels == 27 * 2 for m in modules(modulated=True))
+    assert all(m.conv1.offset.out_channels == 18 * 4 for m in modules(offset_groups=4))
+
+
+def test_what_the_switches_of_the_context_build() -> None:
+    none, shared, two = (
+        build(**{**SMALL, "context": context}).entropy_model for context in ("none", "shared", "two")
+    )
+    assert none.context is None and none.pe_others is none.pe_anchors
+    assert none.pe_anchors.hidden1.in_channels == 2 * 8
+    assert shared.context is not None and shared.pe_others is shared.pe_anchors
+    assert shared.pe_anchors.hidden1.in_channels == 2 * 8 + 8
+    assert two.context is not None and two.pe_others is not two.pe_anchors
+    assert (two.pe_anchors.hidden1.in_channels, two.pe_others.hidden1.in_channels) == (2 * 8, 2 * 8 + 8)
+    assert (two.pe_anchors.model, two.pe_others.model) == (MODELS["gllmm1"], MODELS["gmm3"])
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (500, 333)])
@@ -324,12 +430,8 @@ def trained(folder: Path, **settings: object) -> tuple[list[dict[str, Tensor]], 
 
 
 def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """Parts of the model of which some parameter changed, quantiles apart."""
-    return {
-        ".".join(name.split(".")[:2])
-        for name in before
-        if "quantiles" not in name and not torch.equal(before[name], after[name])
-    }
+    """Parts of the model of which something changed."""
+    return {".".join(name.split(".")[:2]) for name in before if not torch.equal(before[name], after[name])}
 
 
 def test_what_learns_in_each_phase(tmp_path: Path) -> None:
@@ -338,8 +440,51 @@ def test_what_learns_in_each_phase(tmp_path: Path) -> None:
     assert changed(one, two) == {"transform.g_s"}
     assert {"transform.g_s", "entropy_model.h_s", "entropy_model.pe_others"} <= changed(two, three)
     assert not {"transform.g_a", "entropy_model.gains"} & changed(one, three)
+    quantiles = "entropy_model.prior.quantiles"
+    assert not torch.equal(first[quantiles], one[quantiles])
+    assert not torch.equal(two[quantiles], three[quantiles])  # let go again
     published = averaged(trainer.model, trainer.model.state_dict(), trainer.average)
     assert set(published) == set(build(**SMALL).state_dict())  # no teacher, no adapters
+
+
+def test_latents_are_the_same_before_and_after_a_phase(tmp_path: Path) -> None:
+    """Of phases 2 and 3 for y, which teacher and student share; of phase 2 for all that is coded."""
+    states, _ = trained(tmp_path)
+    x, model, seen = torch.rand(1, 3, 64, 64), build(**SMALL).train(), []  # in training all channels count
+    with torch.no_grad():
+        for state in states[1:]:
+            model.load_state_dict(state)
+            seen.append((model.transform.analysis(x)[0], model.estimate(x)[1].values))
+    assert torch.equal(seen[0][0], seen[1][0]) and torch.equal(seen[0][0], seen[2][0])
+    assert all(torch.equal(seen[0][1][name], seen[1][1][name]) for name in ("y", "z"))
+
+
+PAPERS_SYNTHESES = {name: PAPER_STUDENT[name] for name in ("synthesis", "teacher")}
+
+
+@pytest.mark.parametrize("switches", [{}, {"concatenated": True}, {"concatenated": True} | PAPERS_SYNTHESES])
+def test_the_teacher_begins_with_the_students_picture(switches: dict) -> None:
+    """Blocks that it alone has pass through, and what they enlarge is divided away again."""
+    model, y = build(**SMALL | switches).eval(), torch.randn(1, 8, 4, 4)
+    student, weights = model.transform.g_s, {k: v.clone() for k, v in model.state_dict().items()}
+    distillation = objective(model)
+    assert dict(distillation.teacher.named_children()).keys() > dict(student.named_children()).keys()
+    with torch.no_grad():
+        wanted, found = student.with_hints(y), distillation.teacher.with_hints(y)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    distillation.begin(model, 0.0)
+    assert not changed(weights, model.state_dict())
+
+
+def test_the_teacher_learns_at_the_rates_of_the_synthesis() -> None:
+    model = build(**SMALL)
+    distillation = objective(model, transform_rate=0.25, teacher_width=2.0)
+    groups = _parameter_groups(model, distillation)
+    rates = {id(p): factor for factor, parameters in groups.items() for p in parameters}
+    for name, parameter in distillation.teacher.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(0.025 if ".offset." in name else 0.25), name
+    assert any(".offset." in name for name, _ in distillation.teacher.named_parameters())
+    assert all(rates[id(parameter)] == 1 for parameter in distillation.adapters.parameters())
 
 
 def test_the_student_begins_as_the_teachers_equal_parts() -> None:
@@ -392,21 +537,31 @@ def test_which_objective() -> None:
         objective(plain, distillation=True)
     with pytest.raises(UsageError, match="rising"):
         objective(build(**SMALL), phases=(0.8, 0.6))
+    for settings in (
+        {"beta": -0.1},
+        {"beta": -0.1, "distillation": False},
+        {"features": -1.0},
+        {"transform_rate": -1.0},
+        {"teacher_width": 0},
+    ):
+        with pytest.raises(UsageError, match=f"^{next(iter(settings))}="):
+            objective(build(**SMALL), **settings)
 
 
 def test_magnitude_of_the_latent_is_charged() -> None:
+    """That of y before it is rounded, so that what rounds to zero is still drawn to it."""
     model = build(**{**SMALL, "teacher": None}).train()
     x, level = torch.rand(2, 3, 64, 64), torch.tensor([2.0, 5.0])
     losses = []
-    for beta in (0.0, 0.5):
+    for beta in (0.0, 1e4):
         torch.manual_seed(0)
         losses.append(Sparse(beta)(model, x, level).loss)
-    torch.manual_seed(0)
-    _, coder = model.estimate(x, level)
-    steps = coder.values["y"] * model.entropy_model.gains(level).scale.repeat(1, 2, 1, 1)
-    torch.testing.assert_close(
-        losses[1] - losses[0], 0.5 * steps.abs().sum((1, 2, 3)) / 64**2, rtol=1e-3, atol=1e-5
-    )
+    with torch.no_grad():
+        steps = model.transform.analysis(x)[0] * model.entropy_model.gains(level).scale
+    assert (steps.abs() < 0.5).float().mean() > 0
+    wanted = 1e4 * steps.abs().sum((1, 2, 3)) / 64**2
+    torch.testing.assert_close(losses[1] - losses[0], wanted, rtol=1e-4, atol=0)
+    assert not model.entropy_model.h_a._forward_pre_hooks
 
 
 def test_offsets_learn_slowly() -> None:
@@ -422,6 +577,10 @@ def test_the_least_weight_is_part_of_the_weights() -> None:
     assert float(model.entropy_model.least_weight) == 1 / 1024 == BASE["least_weight"]
     other.load_state_dict(model.state_dict())
     assert float(other.entropy_model.least_weight) == 1 / 1024
+    none = build(**SMALL | {"least_weight": 0})  # as a command line gives it
+    assert none.entropy_model.least_weight.dtype == torch.float32
+    none.load_state_dict(model.state_dict())
+    assert float(none.entropy_model.least_weight) == 1 / 1024
     older = {k: v for k, v in model.state_dict().items() if not k.endswith("least_weight")}
     assert len(older) == len(model.state_dict()) - 1
     model.load_state_dict(older)
@@ -450,3 +609,31 @@ def test_components_below_the_least_weight_are_not_coded_with() -> None:
     for weight in seen:
         assert bool((weight == 0).any())
         torch.testing.assert_close(weight.sum(1), torch.ones_like(weight[:, 0]))
+
+
+# --- what is left out -------------------------------------------------------------------------------
+
+
+def test_what_a_model_leaves_out_is_counted() -> None:
+    model = build(**SMALL | {"least_weight": 0.3}).prepare()
+    model.update()
+    with torch.no_grad():
+        model.transform.g_a.attend16.gate[-1].bias.fill_(-30)  # y is what the convolution before it returns
+        model.transform.g_a.down16.weight.mul_(10)[2:] = 0
+        for net in (model.entropy_model.pe_anchors, model.entropy_model.pe_others):
+            net.last.weight.mul_(10)  # some components of some elements are light
+    photo = torch.from_numpy(picture(100, 70)).permute(2, 0, 1)
+    found = sparsity.count(model, photo, 6.0)
+    assert found["empty"] == 6
+    assert 0 < found["slots"] < found["slots_of_all"] and 0 < found["bytes"] != found["bytes_of_all"]
+    assert float(model.entropy_model.least_weight) == pytest.approx(0.3)
+
+
+def test_the_command_that_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(picture(70, 80)).save(tmp_path / "photo.png")
+    assert sparsity.main([str(tmp_path), "--quality", "1"]) == 0
+    row, total = map(json.loads, capsys.readouterr().out.splitlines())
+    assert total == {"sum of all": row} and 0 < row["empty"] < BASE["latent"]
+    assert 0 < row["slots"] < row["slots_of_all"]
+    assert sparsity.main([str(tmp_path / "none")]) != 0
+    assert len(capsys.readouterr().err.splitlines()) == 1

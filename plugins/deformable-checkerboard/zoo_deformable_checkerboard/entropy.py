@@ -71,7 +71,7 @@ class CheckerboardEntropy(HyperpriorEntropy):
             raise UsageError(
                 f"least_weight={least_weight}: choose 0 or more, and less than 1/{most}, so that one stays"
             )
-        self.register_buffer("least_weight", torch.tensor(least_weight))
+        self.register_buffer("least_weight", torch.tensor(float(least_weight)))
 
     def _load_from_state_dict(self, state_dict, prefix, *others):
         """Weights from before there was a least weight have none."""

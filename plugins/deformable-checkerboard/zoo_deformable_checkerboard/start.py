@@ -20,7 +20,7 @@ from zoo_core.layers.attention import ResidualUnit
 from zoo_core.layers.residual import ResidualBlock, ResidualBlockUpsample, ResidualBlockWithStride
 from zoo_core.model import CodecModel
 from zoo_core.training.axes import Axes
-from zoo_core.training.block_start import GAMMA, GREY, STEP, zero
+from zoo_core.training.block_start import GAMMA, GREY, QUIET, STEP, zero
 from zoo_deformable_checkerboard.estimation import ParameterNet
 from zoo_deformable_checkerboard.transform import Attention, ConcatenatedBlocks, DeformableModule
 
@@ -145,6 +145,6 @@ def _scales(net: ParameterNet, deviation: Tensor) -> None:
     count = len(net.model.components)
     spread = torch.tensor(_SPREAD if count > 1 else _SPREAD[1:2])
     rows = spread.repeat(-(-count // len(spread)))[:count, None] * deviation
-    net.last.weight.mul_(0.1)
+    net.last.weight.mul_(QUIET)
     net.last.bias.zero_()
     net.last.bias.view(-1, net.latent)[-count:] = rows

@@ -31,8 +31,8 @@ from zoo_core.layers.residual import (
     conv3x3,
     subpel_conv,
 )
+from zoo_deformable_checkerboard.estimation import SLOPE
 
-SLOPE = 0.2
 Deformation = Literal["deformable", "frozen", "none"]
 Blocks = list[tuple[str, nn.Module]]
 
@@ -69,10 +69,19 @@ class DeformableModule(nn.Module):
     """Residual block whose convolutions, or the first of them, are deformable (DRM). (B, C, H, W) stays.
 
     With zero offsets, as at the start, it is an ordinary residual block.
+
+    Raises:
+        UsageError: groups of unequal size, or not one or two deformable convolutions.
     """
 
     def __init__(self, channels: int, groups: int, deformable_convs: int, modulated: bool, frozen: bool):
         super().__init__()
+        if groups < 1 or channels % groups:
+            raise UsageError(
+                f"offset_groups={groups}: choose a number that divides the {channels} channels of a deformable module"
+            )
+        if deformable_convs not in (1, 2):
+            raise UsageError(f"deformable_convs={deformable_convs}: choose 1 or 2, of the two of a module")
         self.conv1 = DeformableConv2d(channels, groups, modulated, frozen)
         self.conv2 = (
             DeformableConv2d(channels, groups, modulated, frozen)
