@@ -7,6 +7,7 @@ device.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -714,6 +715,11 @@ def test_start_needs_room() -> None:
 # --- what each branch does --------------------------------------------------------------------------
 
 
+def saved(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
 def wave(cycles_per_pixel: float) -> Tensor:
     return torch.sin(2 * math.pi * cycles_per_pixel * torch.arange(64.0)).expand(1, 3, 64, 64)
 
@@ -758,6 +764,19 @@ def test_lr_branch_holds_a_smooth_picture_in_the_bundled_weights() -> None:
     assert figures["zeroed"] > 10 and figures["swapped"] > 10
 
 
+def test_branches_of_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command shows the weights that a run on a folder begins with, or the published ones."""
+    for seed in range(2):
+        saved(tmp_path / f"{seed}.png", leaves(64, seed).permute(1, 2, 0).numpy())
+    printed = []
+    for options in ((), ("--start", str(tmp_path))):
+        assert branches.main([str(tmp_path), *options]) == exits.OK
+        printed.append(json.loads(capsys.readouterr().out))
+    trained, started = printed
+    assert trained["condition"] != 0 and abs(started["condition"]) < 0.001
+    assert started["zeroed"] > 1
+
+
 @pytest.mark.parametrize("order", ["hl", "lh"])
 def test_another_condition_changes_the_bits_of_the_second_latent(order: str) -> None:
     model = small(order=order).eval()
@@ -778,11 +797,6 @@ def test_no_condition_saves_nothing() -> None:
 def test_walks_are_timed_on_files_that_decode(name: str) -> None:
     model, latents = walks.prepared(photos()[0], walks.WALKS[name])
     assert all(time > 0 for time in walks.seconds(model, latents, 3.0))
-
-
-def saved(path: Path, pixels: np.ndarray) -> Path:
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.mark.parametrize(
