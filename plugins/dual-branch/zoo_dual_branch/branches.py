@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _print(args: argparse.Namespace) -> None:
     model = zoo.load("dual-branch", quality=args.quality, weights=args.weights).model
-    if args.start is not None:
+    if args.start is not None:  # after `load`, which checks the quality
         model = _started(args.start)
     print(json.dumps(report(model, load_photos(args.photos), args.quality), indent=1))
 
