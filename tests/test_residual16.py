@@ -84,7 +84,7 @@ def test_every_slice_sees_those_before_it() -> None:
     entropy = model().entropy_model
     inputs = [[net[0].in_channels for net in (s.mean, s.scale, s.lrp)] for s in entropy.low.slices]
     assert inputs == [[8 + 8 * k, 8 + 8 * k, 16 + 8 * k] for k in range(5)]
-    with pytest.raises(ValueError, match="do not divide"):
+    with pytest.raises(UsageError, match="do not divide"):
         ChannelwiseEntropy(LATENT, 7, 8, 0, 8, (8, 8))
 
 

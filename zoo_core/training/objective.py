@@ -74,7 +74,8 @@ class Objective(nn.Module):
 
     def learning_rate_factor(self, name: str) -> float:
         """Factor on the learning rate of the model's parameter `name`."""
-        return self.transform_rate if name.startswith(("transform.g_a.", "transform.g_s.")) else 1.0
+        # Methods with several networks a side name them g_a_h, g_s_l and so on.
+        return self.transform_rate if name.startswith(("transform.g_a", "transform.g_s")) else 1.0
 
     def helper_rate_factor(self, name: str) -> float:
         """Factor on the learning rate of the objective's own parameter `name`."""

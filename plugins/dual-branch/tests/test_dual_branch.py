@@ -1,21 +1,27 @@
 """The dual-branch codec: sizes, independence of the branches, order of coding, start and objective.
 
 The figures of the preset `paper` are those of our reconstruction, counted on a separate implementation of
-it; no size of the paper's own could be read. Whole models are counted on torch's meta device.
+it, as are those of `DESIGN`; no size of the paper's own could be read. Whole models are counted on torch's meta
+device.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from zoo_core import registry
-from zoo_core.codec import Codec
+from zoo_core.cli import exits
+from zoo_core.codec import Codec, load
+from zoo_core.entropy.coder import Estimator
 from zoo_core.errors import UsageError, WrongWeightsError, ZooError
 from zoo_core.evaluation.cost import below, kmacs
 from zoo_core.model import CodecModel, bits, parameter_count, read_latents, write_latents
@@ -24,7 +30,7 @@ from zoo_core.testing.poison import Recorder, Step
 from zoo_core.training.data import RandomCrops
 from zoo_core.training.loop import Trainer
 from zoo_core.training.loss import distortion, rate_distortion
-from zoo_core.training.objective import Objective
+from zoo_core.training.objective import Objective, build_objective
 from zoo_core.training.recipe import Recipe
 from zoo_core.weights import WeightsFile, write_tensors
 from zoo_dual_branch import PRESETS, branches, walks
@@ -33,6 +39,22 @@ from zoo_dual_branch.model import build, objective, start
 from zoo_dual_branch.objective import PHASE
 
 BASE, PAPER = PRESETS["base"], PRESETS["paper"]
+
+DESIGN = PAPER | {
+    "widths": (48, 96, 128),
+    "lr_widths": (64, 96, 128),
+    "lr_blocks": 1,
+    "slices": (16, 16, 32, 64),
+    "lr_slices": (16, 16, 32),
+    "hyper_latent": 64,
+    "lr_hyper_latent": 48,
+    "params": 96,
+    "lr_params": 64,
+    "condition": 48,
+    "parameter_net": ((96, 96), (3, 1, 1)),
+    "lrp_net": ((48,), (1, 1)),
+}
+"""The small model of the reconstruction, with latents at 1/16 and 1/32; `base` replaced it."""
 
 SMALL = PAPER | {
     "widths": (8, 8, 8),
@@ -78,40 +100,64 @@ def photos(count: int = 4, side: int = 96) -> list[Tensor]:
     return [torch.from_numpy(picture(side, side, seed)).permute(2, 0, 1) for seed in range(count)]
 
 
+def leaves(side: int, seed: int) -> Tensor:
+    """Discs of random colour that hide each other, radii of density 1 / r^3; uint8 (3, side, side).
+
+    "Dead leaves" (Lee, Mumford and Huang, IJCV 2001): nearer to photographs than `picture`, which has little
+    detail and no structure at several sizes.
+    """
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    pixels = np.zeros((side, side, 3))
+    for _ in range(12 * side):
+        radius = 2 / math.sqrt(random.uniform(4 / side**2, 1))  # 2 to `side`
+        across, down = random.uniform(-radius, side + radius, 2)
+        disc = (x - across) ** 2 + (y - down) ** 2 < radius**2
+        pixels[disc] = random.uniform(30, 225) + random.uniform(-30, 30, 3)
+    return torch.from_numpy(pixels.round().astype(np.uint8)).permute(2, 0, 1)
+
+
 # --- sizes and costs --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("module", "parameters", "cost"),
-    [
-        ("transform.g_a_h", 4_119_712, 370.008),
-        ("transform.g_a_l", 3_193_632, 39.470),
-        ("transform.g_s_l", 2_927_232, 7.824),
-        ("transform.g_s", 8_820_300, 469.800),
-        ("entropy_model.hr.h_a", 940_608, 1.485),
-        ("entropy_model.hr.h_s", 3_209_024, 3.780),
-        ("entropy_model.lr.h_a", 332_032, 0.216),
-        ("entropy_model.lr.h_s", 959_296, 0.504),
-        ("entropy_model.condition", 332_032, 0.324),
-        ("entropy_model.hr.charm", 8_112_960, 31.680),
-        ("entropy_model.lr.charm", 10_140_480, 9.900),
-    ],
-)
-def test_modules_of_the_paper_preset(module: str, parameters: int, cost: float) -> None:
-    model = on_meta(PAPER)
-    assert parameter_count(model.get_submodule(module)) == parameters
-    assert below(kmacs(model), module) == pytest.approx(cost, abs=6e-4)
+MODULES = {
+    # of PAPER                                      of DESIGN
+    "transform.g_a_h": ((4_119_712, 370.008), (1_100_928, 45.160)),
+    "transform.g_a_l": ((3_193_632, 39.470), (1_077_824, 13.672)),
+    "transform.g_s_l": ((2_927_232, 7.824), (787_968, 2.112)),
+    "transform.g_s": ((8_820_300, 469.800), (2_711_180, 64.784)),
+    "entropy_model.hr.h_a": ((940_608, 1.485), (147_648, 0.333)),
+    "entropy_model.hr.h_s": ((3_209_024, 3.780), (350_816, 0.396)),
+    "entropy_model.lr.h_a": ((332_032, 0.216), (48_480, 0.032)),
+    "entropy_model.lr.h_s": ((959_296, 0.504), (110_848, 0.047)),
+    "entropy_model.condition": ((332_032, 0.324), (76_128, 0.074)),
+    "entropy_model.hr.charm": ((8_112_960, 31.680), (527_424, 2.055)),
+    "entropy_model.lr.charm": ((10_140_480, 9.900), (397_200, 0.387)),
+}
+"""Parameters and kMAC per pixel."""
+
+
+@pytest.mark.parametrize(("preset", "column"), [(PAPER, 0), (DESIGN, 1)])
+def test_modules_of_the_reconstruction(preset: dict, column: int) -> None:
+    model = on_meta(preset)
+    costs = kmacs(model)
+    for name, figures in MODULES.items():
+        parameters, cost = figures[column]
+        assert parameter_count(model.get_submodule(name)) == parameters, name
+        assert below(costs, name) == pytest.approx(cost, abs=6e-4), name
 
 
 @pytest.mark.parametrize(
-    ("order", "modules"),
+    ("preset", "order", "modules"),
     [
-        ("lh", {"condition": 885_376, "hr.charm": 10_140_480, "lr.charm": 8_112_960}),
-        ("none", {"hr.charm": 8_112_960, "lr.charm": 8_112_960}),
+        (PAPER, "lh", {"condition": 885_376, "hr.charm": 10_140_480, "lr.charm": 8_112_960}),
+        (PAPER, "none", {"hr.charm": 8_112_960, "lr.charm": 8_112_960}),
+        (DESIGN, "lh", {"condition": 131_568, "hr.charm": 702_528, "lr.charm": 265_872}),
+        (DESIGN, "none", {"hr.charm": 527_424, "lr.charm": 265_872}),
     ],
 )
-def test_modules_of_the_other_orders(order: str, modules: dict[str, int]) -> None:
-    entropy_model = on_meta(PAPER, order=order).entropy_model
+def test_modules_of_the_other_orders(preset: dict, order: str, modules: dict[str, int]) -> None:
+    entropy_model = on_meta(preset, order=order).entropy_model
     assert {name: parameter_count(entropy_model.get_submodule(name)) for name in modules} == modules
     assert (entropy_model.condition is None) == (order == "none")
 
@@ -124,18 +170,23 @@ def exact(model: CodecModel) -> float:
 
 
 @pytest.mark.parametrize(
-    ("order", "parameters", "cost", "walk"),
+    ("preset", "order", "parameters", "cost", "walk"),
     [
-        ("hl", 43_106_828, 934.99, 46.19),
-        ("lh", 43_660_172, 941.90, 53.10),
-        ("none", 40_747_276, 932.69, 43.88),
+        (PAPER, "hl", 43_106_828, 934.99, 46.19),
+        (PAPER, "lh", 43_660_172, 941.90, 53.10),
+        (PAPER, "none", 40_747_276, 932.69, 43.88),
+        (DESIGN, "hl", 7_343_276, 129.05, 2.96),
+        (DESIGN, "lh", 7_442_492, 129.72, 3.63),
+        (DESIGN, "none", 7_135_820, 128.85, 2.76),
     ],
 )
-def test_orders_of_the_paper_preset(order: str, parameters: int, cost: float, walk: float) -> None:
-    model = on_meta(PAPER, order=order)
+def test_orders_of_the_reconstruction(
+    preset: dict, order: str, parameters: int, cost: float, walk: float
+) -> None:
+    model = on_meta(preset, order=order)
     assert parameter_count(model) == parameters
     priors = model.entropy_model.hr.prior, model.entropy_model.lr.prior
-    assert sum(parameter_count(prior) for prior in priors) == 19_520
+    assert sum(parameter_count(prior) for prior in priors) == (19_520 if preset is PAPER else 6_832)
     assert kmacs(model).total() == pytest.approx(cost, abs=6e-3)
     assert exact(model) == pytest.approx(walk, abs=6e-3)
 
@@ -153,8 +204,47 @@ def test_orders_of_the_base_preset(order: str, parameters: int, cost: float, wal
 
 
 @pytest.mark.parametrize(
+    ("preset", "parts"),
+    [
+        (BASE, (26.6, 11.4, 4.5, 42.7, 0.7, 4.8)),
+        (BASE | {"order": "lh"}, (26.6, 11.4, 4.5, 42.7, 0.7, 5.9)),
+        (BASE | {"order": "none"}, (26.6, 11.4, 4.5, 42.7, 0.7, 4.4)),
+        (PAPER, (370.0, 39.5, 7.8, 469.8, 1.7, 46.2)),
+    ],
+)
+def test_costs_of_the_card(preset: dict, parts: tuple[float, ...]) -> None:
+    """kMAC per pixel: both analyses, LR and joint synthesis, both hyper-analyses, the exact walk."""
+    model = on_meta(preset)
+    costs = kmacs(model)
+    nets = [below(costs, f"transform.{name}") for name in ("g_a_h", "g_a_l", "g_s_l", "g_s")]
+    hyper = sum(below(costs, f"entropy_model.{branch}.h_a") for branch in ("hr", "lr"))
+    assert [round(part, 1) for part in (*nets, hyper, exact(model))] == list(parts)
+
+
+def test_cost_of_the_single_branch_of_the_card() -> None:
+    single = on_meta(BASE, lr_off=True, widths=(40, 104), slices=(8, 16, 24, 48))
+    assert round(kmacs(single).total(), 1) == 91.9 and round(kmacs(on_meta(BASE)).total(), 1) == 90.8
+
+
+@pytest.mark.parametrize(
     ("switches", "wanted"),
     [
+        (
+            DESIGN,
+            {
+                "y_h": (128, 16, 16),
+                "y_l": (64, 8, 8),
+                "z_h": (64, 4, 4),
+                "z_l": (48, 4, 4),
+                "phi_h": (96, 16, 16),
+                "phi_l": (64, 8, 8),
+                "c": (48, 8, 8),
+                "f_l": (128, 16, 16),
+                "x_hat": (3, 256, 256),
+                "aux": (3, 32, 32),
+            },
+        ),
+        (DESIGN | {"order": "lh"}, {"c": (48, 16, 16)}),
         (
             BASE,
             {
@@ -218,22 +308,33 @@ def test_shapes(switches: dict, wanted: dict[str, tuple[int, ...]]) -> None:
 
 
 def test_head_is_of_training_only() -> None:
-    for preset, parameters in ((PAPER, 69_168), (BASE, 3_468)):
+    for preset, parameters in ((PAPER, 69_168), (DESIGN, 27_696), (BASE, 3_468)):
         with torch.device("meta"):
             model = build(**preset)
             assert parameter_count(objective(model, aux=0.25)) == parameters
         assert not any("head" in name for name in model.state_dict())
 
 
-@pytest.mark.parametrize(("preset", "steps"), [(BASE, 9), (PAPER, 12)])
-@pytest.mark.parametrize("size", [(64, 64), (768, 1024)])
-def test_number_of_steps_does_not_depend_on_the_size(preset: dict, steps: int, size: tuple[int, int]) -> None:
-    model = on_meta(preset)
-    x = torch.empty(1, 3, *size, device="meta")
-    coder = Recorder()
+def walk_of(model: CodecModel, size: tuple[int, int] = (64, 64)) -> list[str]:
+    """Names of the coding steps of a picture of `size` = (H, W); the model is on meta."""
+    coder, x = Recorder(), torch.empty(1, 3, *size, device="meta")
     shapes = model.transform.latent_shapes(*size)
     model.entropy_model.code(coder, model.transform.analysis(x), shapes, torch.empty(1, device="meta"))
-    assert len(coder.steps) == steps
+    return [step.name for step in coder.steps]
+
+
+@pytest.mark.parametrize(("preset", "steps"), [(BASE, 9), (PAPER, 12), (DESIGN, 9)])
+@pytest.mark.parametrize("size", [(64, 64), (768, 1024)])
+def test_number_of_steps_does_not_depend_on_the_size(preset: dict, steps: int, size: tuple[int, int]) -> None:
+    assert len(walk_of(on_meta(preset), size)) == steps
+
+
+def test_passes_of_the_walks_that_are_timed() -> None:
+    """Of y_h and y_l, as the card says: 4 + 3, 10, and 8 + 3 where HR slices take two passes each."""
+    walks_of = {name: walk_of(on_meta(BASE, **switches)) for name, switches in walks.WALKS.items()}
+    passes = [(steps.count("y_h"), steps.count("y_l")) for steps in walks_of.values()]
+    assert passes == [(4, 3), (10, 0), (8, 3)]
+    assert all(steps.count("z_h") == 1 for steps in walks_of.values())
 
 
 # --- two branches -----------------------------------------------------------------------------------
@@ -347,12 +448,48 @@ def test_unknown_order() -> None:
         small(order="both")
 
 
+@pytest.mark.parametrize("halvings", [0, -1, 1.5, "two"])
+def test_hyper_latent_is_not_larger_than_the_latent(halvings: object) -> None:
+    with pytest.raises(UsageError, match="halvings=.*1 at least"):
+        small(halvings=halvings)
+
+
 # --- files ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def loud(transform: nn.Module) -> None:
+    """Random latents all round to zero, whatever the picture; these do not."""
+    for net in (transform.g_a_h, transform.g_a_l):
+        if net is not None:
+            net[-1].weight.mul_(100)
+
+
+class Counter(Estimator):
+    """Counts the symbols of y that are not zero."""
+
+    def __init__(self) -> None:
+        super().__init__(training=False)
+        self.found: dict[str, int] = {}
+
+    def gaussian(self, name, latent, mean, scale, gain=None):
+        value = super().gaussian(name, latent, mean, scale, gain)
+        self.found[name] = self.found.get(name, 0) + int((value != mean).sum())
+        return value
+
+
+def symbols_of(model: CodecModel, latents: tuple[Tensor, ...], size: tuple[int, int]) -> Counter:
+    """The latents of one picture of `size` = (H, W), as a file at level 3 has them."""
+    coder, level = Counter(), torch.tensor([3.0], dtype=torch.float64)
+    shapes = model.transform.latent_shapes(*size)
+    model.entropy_model.code(coder, tuple(y.double() for y in latents), shapes, level)
+    return coder
 
 
 def codec_of(weights: WeightsFile | None = None, **switches: object) -> Codec:
     torch.manual_seed(0)
     model = small(**({"variable_rate": True} | switches))
+    loud(model.transform)
     model.update()
     return Codec(registry.find("dual-branch", "codec"), "base", model.prepare(), 3.0, weights)
 
@@ -366,7 +503,10 @@ def test_round_trip(switches: dict[str, object], size: tuple[int, int]) -> None:
     x = torch.from_numpy(picture(padded[1], padded[0])).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         latents = codec.model.transform.analysis(x)
-        estimate = float(bits(codec.model(x)["likelihoods"])) / 8
+        coder = symbols_of(codec.model, latents, padded)
+    estimate = float(bits(coder.likelihoods)) / 8
+    assert set(coder.found) == ({"y_h"} if "lr_off" in switches else {"y_h", "y_l"})
+    assert min(coder.found.values()) > 0
     payload, calibration, known = write_latents(codec.model, latents, 3.0)
     again = read_latents(codec.model, payload, calibration, padded, 3.0)
     assert all(torch.equal(a, b) for a, b in zip(known, again, strict=True))
@@ -478,10 +618,24 @@ def test_part_of_the_samples_is_dropped() -> None:
     assert float((~kept).float().mean()) == pytest.approx(0.1, abs=0.015)
 
 
-@pytest.mark.parametrize("settings", [{"aux": -1}, {"hr_dropout": 1.5}])
-def test_impossible_settings(settings: dict[str, float]) -> None:
-    with pytest.raises(UsageError):
-        objective(small(), **settings)
+@pytest.mark.parametrize("lr_off", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"aux": -1},
+        {"aux": math.nan},
+        {"aux": math.inf},
+        {"hr_dropout": 1.5},
+        {"transform_rate": -0.1},
+        {"aux": "much"},
+        {"hr_dropuot": 0.1},
+    ],
+)
+def test_impossible_settings(settings: dict[str, object], lr_off: bool) -> None:
+    """A model of a single branch has no use for the measures, and refuses mistakes all the same."""
+    entry = registry.find("dual-branch", "codec")
+    with pytest.raises(UsageError, match=next(iter(settings))):
+        build_objective(entry, small(lr_off=lr_off), settings)
 
 
 @pytest.mark.parametrize(
@@ -561,6 +715,11 @@ def test_start_needs_room() -> None:
 # --- what each branch does --------------------------------------------------------------------------
 
 
+def saved(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
 def wave(cycles_per_pixel: float) -> Tensor:
     return torch.sin(2 * math.pi * cycles_per_pixel * torch.arange(64.0)).expand(1, 3, 64, 64)
 
@@ -571,23 +730,58 @@ def test_low_share(frequency: float, share: float) -> None:
 
 
 def test_report_of_the_start(started: CodecModel) -> None:
-    """LR has bits, and the picture needs them, for its low frequencies above all."""
-    figures = branches.report(started, photos(4, 70), 3.0)
+    """LR has bits, and the picture needs them, for its low frequencies above all; the condition has no task.
+
+    Measured: a share of 43 %, 4.3 and 6.4 dB, 79 %.
+    """
+    figures = branches.report(started, [leaves(130, seed) for seed in range(4)], 3.0)
     total = sum(value for name, value in figures.items() if name.startswith("bpp_"))
     assert figures["lr_share"] == pytest.approx((figures["bpp_z_l"] + figures["bpp_y_l"]) / total, rel=0.05)
-    assert 0.03 < figures["lr_share"] < 0.9
+    assert 0.03 < figures["lr_share"] < 0.6 and abs(figures["condition"]) < 0.001
     assert figures["zeroed"] > 1 and figures["swapped"] > 1 and figures["low"] > 0.5
     with pytest.raises(UsageError):
         branches.report(started, photos(1), 3.0)
+
+
+def test_both_branches_and_the_condition_work_in_the_bundled_weights() -> None:
+    """The limits of the reconstruction, meant for photographs at q3; on discs, see `leaves`.
+
+    Measured: a share of 27 %, 12.4 and 15.2 dB, 66 % and 10 %.
+    """
+    figures = branches.report(load("dual-branch-q3").model, [leaves(128, seed) for seed in range(4)], 3.0)
+    assert 0.03 <= figures["lr_share"] <= 0.6
+    assert figures["zeroed"] >= 1 and figures["swapped"] >= 1 and figures["low"] > 0.5
+    assert figures["condition"] >= 0.02
+
+
+def test_lr_branch_holds_a_smooth_picture_in_the_bundled_weights() -> None:
+    """Beyond the reconstruction's limit of 60 %: nearly all bits, since there is hardly any detail to code.
+
+    Measured on these pictures: a share of 96 %, 16.6 and 18.4 dB, 96 %.
+    """
+    figures = branches.report(load("dual-branch-q3").model, photos(4, 64), 3.0)
+    assert figures["lr_share"] > 0.9 and figures["low"] > 0.9
+    assert figures["zeroed"] > 10 and figures["swapped"] > 10
+
+
+def test_branches_of_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command shows the weights that a run on a folder begins with, or the published ones."""
+    for seed in range(2):
+        saved(tmp_path / f"{seed}.png", leaves(64, seed).permute(1, 2, 0).numpy())
+    printed = []
+    for options in ((), ("--start", str(tmp_path))):
+        assert branches.main([str(tmp_path), *options]) == exits.OK
+        printed.append(json.loads(capsys.readouterr().out))
+    trained, started = printed
+    assert trained["condition"] != 0 and abs(started["condition"]) < 0.001
+    assert started["zeroed"] > 1
 
 
 @pytest.mark.parametrize("order", ["hl", "lh"])
 def test_another_condition_changes_the_bits_of_the_second_latent(order: str) -> None:
     model = small(order=order).eval()
     x, level = batch(2), torch.tensor([3.0, 3.0])
-    with torch.no_grad():  # random latents all round to zero, whatever the picture
-        for net in (model.transform.g_a_h, model.transform.g_a_l):
-            net[-1].weight.mul_(100)
+    loud(model.transform)
     assert branches.condition_saves(model, x, level).abs().min() > 0
     for p in model.entropy_model.condition[-1].parameters():
         nn.init.zeros_(p)
@@ -603,3 +797,32 @@ def test_no_condition_saves_nothing() -> None:
 def test_walks_are_timed_on_files_that_decode(name: str) -> None:
     model, latents = walks.prepared(photos()[0], walks.WALKS[name])
     assert all(time > 0 for time in walks.seconds(model, latents, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "message"),
+    [
+        (picture(96, 64)[..., 0], (), "is grey, 96 x 64: give a colour photo of at least 64 x 64"),
+        (picture(96, 63), (), "is colour, 96 x 63: give a colour photo of at least 64 x 64"),
+        (picture(96, 64), ("--rounds", "0"), "--rounds 0 --threads 2: give 1 or more"),
+        (picture(96, 64), ("--threads", "0"), "--rounds 9 --threads 0: give 1 or more"),
+        (picture(96, 64), ("--quality", "9"), "--quality 9: give a level from 1 to 6"),
+        (picture(96, 64), ("--quality", "nan"), "--quality nan: give a level from 1 to 6"),
+    ],
+)
+def test_walks_refuse_what_they_cannot_time(
+    pixels: np.ndarray,
+    options: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    photo = saved(tmp_path / "photo.png", pixels)
+    assert walks.main([str(photo), *options]) == exits.UNUSABLE
+    assert message in capfd.readouterr().err
+
+
+def test_walks_of_the_smallest_photo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    photo = saved(tmp_path / "photo.png", picture(64, 64))
+    assert walks.main([str(photo), "--rounds", "1", "--threads", "1"]) == exits.OK
+    assert [line.partition(":")[0] for line in capfd.readouterr().out.splitlines()] == list(walks.WALKS)

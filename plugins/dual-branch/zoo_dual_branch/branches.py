@@ -1,8 +1,9 @@
 """What each branch does in a trained model: its bits, what the picture owes to it, what the condition saves.
 
-    python -m zoo_dual_branch.branches PHOTOS --quality 3 [--weights FILE]
+    python -m zoo_dual_branch.branches PHOTOS --quality 3 [--weights FILE | --start PHOTOS]
 
 prints means over the photos. A branch without bits, or one that the synthesis ignores, would show here.
+`--start` shows the weights that training on a folder starts from, in the place of trained ones.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor
 
 import zoo_core as zoo
+from zoo_core import registry
 from zoo_core.cli import module
 from zoo_core.errors import UsageError
 from zoo_core.model import CodecModel, bits
 from zoo_core.training.data import load_photos
+from zoo_core.training.initial import initialise
 from zoo_dual_branch.entropy import DualBranchEntropy
 
 _LOW = 1 / 16
@@ -116,13 +119,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path, help="folder of photos")
     parser.add_argument("--quality", type=float, default=3.0, help="level, 1 to 6 (default: 3)")
-    parser.add_argument("--weights", type=Path, help="file to use instead of the published weights")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--weights", type=Path, help="file to use instead of the published weights")
+    weights.add_argument("--start", type=Path, help="folder: the weights that training on it starts from")
     return module.run(parser, _print, arguments)
 
 
 def _print(args: argparse.Namespace) -> None:
-    codec = zoo.load("dual-branch", quality=args.quality, weights=args.weights)
-    print(json.dumps(report(codec.model, load_photos(args.photos), args.quality), indent=1))
+    model = zoo.load("dual-branch", quality=args.quality, weights=args.weights).model
+    if args.start is not None:  # after `load`, which checks the quality
+        model = _started(args.start)
+    print(json.dumps(report(model, load_photos(args.photos), args.quality), indent=1))
+
+
+def _started(folder: Path) -> CodecModel:
+    """As `zoo train` begins with the photos of a folder."""
+    entry = registry.find("dual-branch", "codec")
+    model = registry.build(entry)
+    initialise(model, entry, load_photos(folder), "block")
+    return model.prepare()
 
 
 if __name__ == "__main__":

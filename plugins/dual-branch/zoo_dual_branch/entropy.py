@@ -176,7 +176,7 @@ class DualBranchEntropy(EntropyModel):
         slices, lr_slices: channels of the slices of y_h and of y_l.
         hyper_latent, lr_hyper_latent: channels Z of z_h and of z_l.
         params, lr_params: channels P of phi_h and of phi_l.
-        halvings: z_h is 2^halvings times smaller than y_h; z_l has the size of z_h.
+        halvings: z_h is 2^halvings times smaller than y_h; z_l has the size of z_h. 1 at least.
         condition: channels Cc of c.
         parameter_net, lrp_net: inner widths and kernel sizes of the networks of every slice.
         order: "hl", "lh" or "none"; only the condition network of that order is built.
@@ -185,7 +185,7 @@ class DualBranchEntropy(EntropyModel):
         variable_rate: one set of weights for all levels, by gains, one set for each of y_h, y_l, z_h, z_l.
 
     Raises:
-        UsageError: no such order.
+        UsageError: no such order, or no halvings.
     """
 
     def __init__(
@@ -208,6 +208,8 @@ class DualBranchEntropy(EntropyModel):
         super().__init__()
         if order not in ORDERS:
             raise UsageError(f"order={order!r}: choose one of {', '.join(ORDERS)}")
+        if not isinstance(halvings, int) or halvings < 1:  # z_l has one less: it would be larger than y_l
+            raise UsageError(f"halvings={halvings!r}: give a whole number, 1 at least")
         self.order = "none" if lr_off else order
         self.downscale = 2**halvings
         nets = (parameter_net, lrp_net, variable_rate)

@@ -7,6 +7,8 @@ neither acts unless asked for: the block-transform start gives y_l a task from t
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,11 +38,7 @@ class LivingBranches(Objective):
         aux: w of the first step; it falls to 0 within the first fifth of the run. 0 for no head, else 0.25.
         hr_dropout: probability that a sample of that fifth reaches the synthesis with zeros for y_h; its
             rate is then not counted. 0 for never, else 0.1.
-
         transform_rate: see `Objective`.
-
-    Raises:
-        UsageError: aux is negative, or hr_dropout no probability.
     """
 
     def __init__(
@@ -52,8 +50,6 @@ class LivingBranches(Objective):
         transform_rate: float = TRANSFORM_RATE,
     ):
         super().__init__(transform_rate)
-        if aux < 0 or not 0 <= hr_dropout <= 1:
-            raise UsageError(f"aux={aux}, hr_dropout={hr_dropout}: 0 or more, and between 0 and 1")
         self.aux, self.hr_dropout = aux, hr_dropout
         self.head = _grey_head(channels, stride // THUMBNAIL) if aux else None
         self.left = 1.0
@@ -96,10 +92,23 @@ def _mse(a: Tensor, b: Tensor) -> Tensor:
     return (a.float() - b).square().mean(dim=(1, 2, 3))
 
 
-def objective(model: CodecModel, **settings: float) -> Objective:
-    """`LivingBranches`; a model of a single branch trains plainly."""
+def objective(
+    model: CodecModel, *, aux: float = 0.0, hr_dropout: float = 0.0, transform_rate: float = TRANSFORM_RATE
+) -> Objective:
+    """`LivingBranches`; a model of a single branch trains plainly, whatever the measures for a second one are.
+
+    Raises:
+        UsageError: a setting out of its range, in a model of a single branch too.
+    """
+    # Written so that NaN and infinity, which the command line takes, do not pass.
+    if not (0 <= aux < math.inf and 0 <= hr_dropout <= 1 and 0 <= transform_rate < math.inf):
+        raise UsageError(
+            f"aux={aux}, hr_dropout={hr_dropout}, transform_rate={transform_rate}: "
+            "hr_dropout is between 0 and 1, the others are 0 or more"
+        )
     entropy = model.entropy_model
     assert isinstance(entropy, DualBranchEntropy)
     if entropy.lr is None:
-        return Objective(settings.get("transform_rate", TRANSFORM_RATE))
-    return LivingBranches(entropy.lr.latent, 2 * model.transform.downscale, **settings)
+        return Objective(transform_rate)
+    stride = 2 * model.transform.downscale
+    return LivingBranches(entropy.lr.latent, stride, aux, hr_dropout, transform_rate)

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from zoo_core.errors import UsageError
 from zoo_core.layers.residual import ResidualBlock, ResidualBlockUpsample, ResidualBlockWithStride
 from zoo_core.model import CodecModel
-from zoo_core.training.block_start import GAMMA, GREY, HAAR, STEP, zero
+from zoo_core.training.block_start import GAMMA, GREY, HAAR, QUIET, STEP, zero
 from zoo_dual_branch.entropy import DualBranchEntropy, TwoPassSlice
 from zoo_dual_branch.transform import DualBranchTransform
 
 _MARGIN = 0.1
 """Distance from zero, in pixel units, so that a linear path stays linear in early training."""
-_QUIET = 0.1
-"""Factor on the weights of the last layer of the parameter networks."""
 _PIXELS = 3 * 8 * 8
 _HALF = 3 * 4 * 4
 """Values of a 4x4 RGB block, and of two Haar levels of it."""
@@ -97,7 +95,10 @@ def _blocks(photo: Tensor) -> Tensor:
 
 
 def _principal_axes(samples: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Axes (D, D) of samples, (N, D) each, strongest first, and root mean squares along them in steps, (D,)."""
+    """Axes (D, D) of samples, (N, D) each, strongest first, and root mean squares along them in steps, (D,).
+
+    The core's `principal_axes` takes one step of 2x2 neighbours in float32; these are of whole 8x8 blocks.
+    """
     moment = torch.stack([s.T @ s / len(s) for s in samples if len(s)]).mean(0)
     values, vectors = torch.linalg.eigh(moment)
     return vectors.flip(1), values.flip(0).clamp_min(0).sqrt() / STEP
@@ -228,7 +229,7 @@ def _scales(entropy_model: DualBranchEntropy, axes: _Axes) -> None:
         for nets in () if branch is None else branch.charm.slices:
             own = scales[start : start + nets.width].float()
             for net, mean, scale in _parameter_layers(nets):
-                net.weight.mul_(_QUIET)
+                net.weight.mul_(QUIET)
                 net.bias[mean] = 0
                 net.bias[scale] = own
             start += nets.width
