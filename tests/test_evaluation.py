@@ -342,6 +342,14 @@ def test_cost_counts_the_products_of_each_part() -> None:
     assert 1000 * found.kmacs == pytest.approx(32)
 
 
+def test_res_swinv2_costs_less_than_half_of_its_successor() -> None:
+    """In the papers' sizes: at most 45 % of the products of an encoder, and 30 % of the parameters."""
+    small, large = (cost(registry.find(name, "codec"), "paper") for name in ("res-swinv2", "s2lic"))
+    encoders = [c.analysis + c.entropy_model for c in (small, large)]
+    assert encoders[0] / encoders[1] == pytest.approx(0.386, abs=1e-3)
+    assert small.parameters / large.parameters == pytest.approx(0.243, abs=1e-3)
+
+
 def test_table_of_codecs_sets_cost_beside_gain(report: Report) -> None:
     text = to_text(report)
     value = next(c.result.value for c in report.comparisons("psnr") if c.against == "jpeg (here)")

@@ -54,8 +54,9 @@ class SwinTransform(Transform):
         latent: channels M of y.
         widths, depths, heads: channels, blocks and heads of the stages at 1/2, 1/4, 1/8.
         mlp_ratio, version: see `SwinStage`. window: side of a window.
-        drop_path: largest rate of stochastic depth. The rates of the blocks rise evenly to it, over two
-            blocks more than a transform has: the layout that they come from has two more stages.
+        drop_path: largest rate of stochastic depth. The rates of the blocks rise evenly to it, over
+            `hyper_blocks` more than a transform has: the layout that they come from has two more stages, in
+            its hyper coders.
         picture: makes the last layer of the synthesis, (B, in, H/2, W/2) -> (B, 3, H, W).
         enhance: makes the module at full size at either end.
     """
@@ -74,12 +75,13 @@ class SwinTransform(Transform):
         picture: Callable[[int], nn.Module],
         enhance: Callable[[], nn.Module],
         window: int = 8,
+        hyper_blocks: int = 2,
     ):
         super().__init__()
         self.latent, self.widths = latent, tuple(widths)
         half, quarter, eighth = widths
-        first, second, third = drop_rates(drop_path, (*depths, 2))[:3]
-        last = drop_rates(drop_path, (2, *depths[::-1]))[1:]
+        first, second, third = drop_rates(drop_path, (*depths, hyper_blocks))[:3]
+        last = drop_rates(drop_path, (hyper_blocks, *depths[::-1]))[1:]
 
         def stage(index: int, rates: tuple[float, ...]) -> SwinStage:
             sizes = (widths[index], depths[index], heads[index], window, mlp_ratio, version)

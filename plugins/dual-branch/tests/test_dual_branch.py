@@ -826,3 +826,13 @@ def test_walks_of_the_smallest_photo(tmp_path: Path, capfd: pytest.CaptureFixtur
     photo = saved(tmp_path / "photo.png", picture(64, 64))
     assert walks.main([str(photo), "--rounds", "1", "--threads", "1"]) == exits.OK
     assert [line.partition(":")[0] for line in capfd.readouterr().out.splitlines()] == list(walks.WALKS)
+
+
+def test_all_transforms_learn_slowly() -> None:
+    model = build(**SMALL)
+    slow = {
+        name.split(".")[1]
+        for name, _ in model.named_parameters()
+        if objective(model).learning_rate_factor(name) < 1
+    }
+    assert slow == {"g_a_h", "g_a_l", "g_s_l", "g_s"}

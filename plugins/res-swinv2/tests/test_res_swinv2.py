@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import zoo_core as zoo
+from zoo_core import registry
 from zoo_core.errors import UsageError
-from zoo_core.evaluation.cost import below, kmacs
+from zoo_core.evaluation.cost import below, cost, kmacs
 from zoo_core.layers.checkerboard import merge
+from zoo_core.layers.enhancement import DenseBlock
 from zoo_core.layers.swin import SwinStage, WindowAttentionV1, WindowAttentionV2
 from zoo_core.model import CodecModel, bits, parameter_count, read_latents, write_latents
+from zoo_core.testing.conformance import zoo_picture
 from zoo_core.testing.pictures import picture
 from zoo_core.testing.poison import Recorder
-from zoo_res_swinv2 import BASE, PAPER_128, PAPER_PRESET
+from zoo_res_swinv2 import BASE, PAPER_128, PAPER_PRESET, PRESETS
 from zoo_res_swinv2.model import build, start
 
 SMALL = BASE | {
@@ -28,19 +32,65 @@ SMALL = BASE | {
     "context_channels": 8,
     "parameter_widths": (16, 16),
 }
-SWITCHES = (
-    {},
-    {"context": "none"},
-    {"hyper_attention": False},
-    {"hyper_depth": 2},
-    {"swin_version": 1},
-    {"enhance": "dense"},
-    {"enhance": "none"},
-    {"drop_path": 0.1},
+SWITCHES: tuple[tuple[dict, dict], ...] = (
+    ({}, {}),
+    ({"context": "none"}, {"context": False}),
+    ({"hyper_attention": False}, {"hyper": [0, 0], "attention": [{WindowAttentionV2}, None]}),
+    ({"hyper_depth": 2}, {"hyper": [4, 4]}),
+    ({"swin_version": 1}, {"attention": [{WindowAttentionV1}] * 2}),
+    ({"enhance": "dense"}, {"enhance": [(2, 13)] * 2}),
+    ({"enhance": "none"}, {"enhance": [(0, 0)] * 2}),
+    ({"drop_path": 0.1}, {"drop_path": 0.1}),
 )
+"""Switches, and what is another in the built model; see `built`."""
 PREDECESSOR = {"depths": (2, 4, 6), "hyper_depth": 2}
+SPECIFIED_BASE = PAPER_PRESET | {
+    "latent": 160,
+    "widths": (64, 64, 64),
+    "depths": (1, 2, 2),
+    "heads": (2, 4, 4),
+    "mlp_ratio": 2,
+    "enhance_width": 24,
+    "enhance_fold": 2,
+    "drop_path": 0.0,
+    "hyper_latent": 64,
+    "hyper_heads": 4,
+    "features": 320,
+    "context_channels": 320,
+    "parameter_widths": (533, 426),
+}
 MASKED = 13
 """Taps of a 5x5 window that a checkerboard's convolution does not have."""
+
+
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """Those of all its Swin stages."""
+    return [block for stage in module.modules() if isinstance(stage, SwinStage) for block in stage.blocks]
+
+
+def built(model: CodecModel) -> dict:
+    """What the switches change: context, hyper coders, windows and enhancement."""
+    entropy, transform = model.entropy_model, model.transform
+    return {
+        "context": entropy.checkerboard.local is not None,
+        "hyper": [len(blocks(coder)) for coder in (entropy.h_a, entropy.h_s)],
+        "attention": [{type(block.attn) for block in blocks(half)} or None for half in (transform, entropy)],
+        "enhance": [
+            tuple(sum(isinstance(m, kind) for m in part.modules()) for kind in (DenseBlock, nn.Conv2d))
+            for part in (transform.enhance_a, transform.enhance_s)
+        ],
+        "drop_path": max(block.drop_path for block in blocks(model)),
+    }
+
+
+BUILT = {
+    "context": True,
+    "hyper": [2, 2],
+    "attention": [{WindowAttentionV2}] * 2,
+    "enhance": [(0, 3)] * 2,
+    "drop_path": 0.0,
+}
+"""Without any switch."""
 
 
 @pytest.fixture(autouse=True)
@@ -87,9 +137,9 @@ def test_modules_of_the_paper_preset() -> None:
         # one call for each half: as much as one of the whole map
         "entropy_model.checkerboard.anchors": (2_822_257, 22.03 / 2),
     }
-    for name, (parameters, cost) in rows.items():
+    for name, (parameters, products) in rows.items():
         assert parameter_count(model.get_submodule(name)) == parameters, name
-        assert below(costs, name) == pytest.approx(cost, abs=6e-3), name
+        assert below(costs, name) == pytest.approx(products, abs=6e-3), name
     assert parameter_count(entropy.prior) == 11_712
     layers = [parameter_count(layer) for layer in entropy.h_a]
     assert layers == [553_152, 454_416, 331_968, 454_416, 331_968]
@@ -98,9 +148,45 @@ def test_modules_of_the_paper_preset() -> None:
 
 
 def test_versions_of_the_blocks_cost_about_the_same() -> None:
+    """The specification allows 0.5 %, with full convolutions of the anchors (20,637,954 of 20,728,322).
+
+    Without their masked taps the same difference is 0.5002 % of fewer parameters, which is why the bound is 0.501 %.
+    """
     models = [on_meta(**PAPER_PRESET | {"swin_version": version}) for version in (1, 2)]
     for sizes in ([parameter_count(m) for m in models], [kmacs(m).total() for m in models]):
-        assert sizes[0] == pytest.approx(sizes[1], rel=6e-3)
+        assert sizes[0] == pytest.approx(sizes[1], rel=5.01e-3)
+
+
+def test_parameters_of_the_specified_base() -> None:
+    """The small graph that the reference counts were made for; ours has no masked taps."""
+    model = on_meta(**SPECIFIED_BASE)
+    entropy, transform = model.entropy_model, model.transform
+    masked = MASKED * 160 * 320
+    assert parameter_count(model) == 3_293_248 - masked == 2_627_648
+    assert parameter_count(transform.enhance_a) == parameter_count(transform.enhance_s) == 10_428
+    assert parameter_count(transform.g_a) == 354_994 and parameter_count(transform.g_s) == 354_837
+    assert parameter_count(entropy.h_a) == 240_072 and parameter_count(entropy.h_s) == 332_488
+    assert parameter_count(entropy.prior) == 3_904
+    assert parameter_count(entropy.checkerboard.local) == 1_280_320 - masked
+    assert parameter_count(entropy.checkerboard.anchors) == 705_777
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters", "rows", "precise"),
+    [
+        ("base", 3_423_197, (19.8, 19.8, 4.7), 3.8),
+        ("paper", 18_065_922, (269.1, 269.1, 27.5), 22.7),
+        ("paper-128", 7_595_409, (145.1, 145.1, 10.6), 8.6),
+    ],
+)
+def test_costs_of_the_card(preset: str, parameters: int, rows: tuple, precise: float) -> None:
+    found = cost(registry.find("res-swinv2", "codec"), preset)
+    assert found.parameters == parameters
+    assert (found.analysis, found.synthesis, found.entropy_model) == pytest.approx(rows, abs=0.05)
+    costs = kmacs(on_meta(**PRESETS[preset]))
+    assert below(costs, "entropy_model") - below(costs, "entropy_model.h_a") == pytest.approx(
+        precise, abs=0.05
+    )
 
 
 def test_base_preset_keeps_to_the_budgets() -> None:
@@ -139,11 +225,20 @@ def test_length_of_queries_matters_to_version_1_only(size: tuple[int, int]) -> N
         assert bool((after - before).abs().max() > 1e-4) is (version == 1)
 
 
-def test_rates_of_stochastic_depth_go_on_in_the_hyper_coders() -> None:
-    entropy = on_meta(**PAPER_PRESET).entropy_model
-    for coder in (entropy.h_a, entropy.h_s):
-        rates = [block.drop_path for layer in coder if isinstance(layer, SwinStage) for block in layer.blocks]
-        assert rates == pytest.approx([0.6 / 7, 0.1])
+@pytest.mark.parametrize("hyper_depth", [1, 2])
+def test_rates_of_stochastic_depth_go_on_in_the_hyper_coders(hyper_depth: int) -> None:
+    """They rise evenly from picture to z, with no block left out between the analysis and the hyper analysis."""
+    model = on_meta(**PAPER_PRESET | {"hyper_depth": hyper_depth})
+    transform, entropy = model.transform, model.entropy_model
+    count = 6 + 2 * hyper_depth
+    rates = [0.1 * i / (count - 1) for i in range(count)]
+    for g, expected in (
+        (transform.g_a, rates[:6]),
+        (entropy.h_a, rates[6:]),
+        (entropy.h_s, rates[6:]),
+        (transform.g_s, rates[-6:]),
+    ):
+        assert [block.drop_path for block in blocks(g)] == pytest.approx(expected)
 
 
 # --- order of coding --------------------------------------------------------------------------------
@@ -199,18 +294,27 @@ def test_without_context_both_passes_see_zeros() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("wrong", [{"context": "serial"}, {"enhance": "two"}])
-def test_unknown_choices(wrong: dict) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"context": "serial"}, "choose checkerboard or none"),
+        ({"enhance": "two"}, "choose dense, plain or none"),
+        ({"enhance_fold": 3}, "choose 1, 2, 4, 8, 16"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_built_is_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         build(**SMALL | wrong)
 
 
 # --- whole model ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
-def test_every_switch_trains_and_codes(switches: dict) -> None:
+@pytest.mark.parametrize(("switches", "changes"), SWITCHES, ids=str)
+def test_every_switch_changes_what_it_says_trains_and_codes(switches: dict, changes: dict) -> None:
     model = build(**SMALL | switches).train()
+    assert built(model) == BUILT | changes
     with torch.no_grad():  # at first all of z rounds to zero, and a convolution of zeros has no gradient
         model.entropy_model.h_a[-1].weight.mul_(30)
     x = torch.rand(6, 3, 64, 64)
@@ -264,3 +368,12 @@ def test_large_picture_there_and_back_at_the_estimated_size(started: CodecModel)
 def test_pictures_of_any_size(width: int, height: int) -> None:
     codec = zoo.load("res-swinv2-q3")
     assert codec.decode(codec.encode(picture(width, height))).size == (width, height)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (192, 128), (75, 50)])
+def test_pixels_of_a_file_are_those_that_the_encoder_knows(width: int, height: int) -> None:
+    codec = zoo.load("res-swinv2-q3")
+    latents = codec.analyse(zoo_picture(width, height))
+    *_, known = write_latents(codec.model, latents, 3.0)
+    decoded = np.asarray(codec.decode(codec.encode(picture(width, height))))
+    assert np.array_equal(decoded, codec.reconstruct(known, (height, width), False))

@@ -59,7 +59,7 @@ WEIGHTS = Weights(
     size=7_941_746,
 )
 
-SHARED_KEYS = ("latent", "depths", "mlp_ratio", "swin_version", "drop_path")
+SHARED_KEYS = ("latent", "depths", "mlp_ratio", "swin_version", "drop_path", "hyper_depth")
 TRANSFORM_KEYS = ("widths", "heads", "enhance", "enhance_width", "enhance_fold", "enhance_growth")
 
 

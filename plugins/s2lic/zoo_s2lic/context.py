@@ -56,7 +56,7 @@ class ChannelGate(nn.Sequential):
 class CrossGates(nn.Module):
     """Two branches, each scaled by a gate that the other opens: by place, and by channel. (B, D, H, W) stays.
 
-    With `gated` off it is their plain sum.
+    With `gated` False it is their plain sum.
     """
 
     def __init__(self, channels: int, norm: bool, gated: bool):
@@ -79,7 +79,8 @@ class ChannelContext(nn.Module):
     """AC: decoded slices (B, D, H, W) -> (B, out, H, W).
 
     Args:
-        norm: batch normalisation, as published. gated: off for the ablation.
+        before: channels D of the slices before. out: channels of the context.
+        norm: batch normalisation, as published. gated: False for the ablation.
         depth: 3x3 convolutions of the main branch; the published number is 2.
     """
 
@@ -99,9 +100,11 @@ class GlobalContext(nn.Module):
     """AG: decoded slices (B, D, H, W) -> (B, out, H, W), with attention to samples of the whole map.
 
     Args:
+        before: channels D of the slices before. out: channels of the context.
         extra: channels of the current slice that the query sees beside the slices before it.
+        norm: batch normalisation, as published. gated: False for the ablation.
         head: channels of a head; it divides D.
-        deformable: off for the ablation with samples on a regular grid.
+        deformable: False for the ablation with samples on a regular grid.
     """
 
     def __init__(
@@ -147,8 +150,9 @@ class DeformableAttention(nn.Module):
         batch, _, height, width = before.shape
         query = self.query(before if current is None else torch.cat([before, current], 1))
         samples = self._samples(before, query.reshape(batch * self.heads, -1, height, width))
+        # Contiguous, or torch would choose the attention that holds all weights at once, H * W x samples.
         q, k, v = (
-            x.reshape(batch, self.heads, -1, x.shape[2] * x.shape[3]).transpose(2, 3)
+            x.reshape(batch, self.heads, -1, x.shape[2] * x.shape[3]).transpose(2, 3).contiguous()
             for x in (query, self.key(samples), self.value(samples))
         )
         return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(before.shape)
@@ -192,6 +196,11 @@ class OffsetNet(nn.Module):
         conv = self.conv
         x = F.conv2d(query, conv.weight, conv.bias, step, conv.padding, groups=conv.groups)
         return self.out(F.gelu(x))
+
+    def products(self, query: Tensor, step: int) -> int:
+        """Multiplications of `conv`, which is not called as a module; those of `out` are its own."""
+        cells = -(-query.shape[2] // step) * -(-query.shape[3] // step)
+        return len(query) * self.conv.weight.numel() * cells
 
 
 def grid_step(height: int, width: int) -> int:

@@ -35,6 +35,9 @@ class SliceSizes:
         ac: "full", "conv" (one convolution in the place of two), or "off" (zeros).
         ag: "full", "fixed" (samples on a grid), or "off" (zeros).
         gates: False for the plain sum of the branches. lrp: False for no residual prediction.
+
+    Raises:
+        UsageError: one of them cannot be.
     """
 
     params: int
@@ -54,10 +57,16 @@ class SliceSizes:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name}={getattr(self, name)}: choose {', '.join(choices)}")
+        if self.prediction_kernel < 1 or self.prediction_kernel % 2 == 0:
+            raise UsageError(f"prediction_kernel={self.prediction_kernel}: choose an odd number")
+        if self.local_channels is not None and self.local_channels < 1:
+            raise UsageError(f"local_channels={self.local_channels}: choose at least 1, or intra=none")
 
     def local(self, width: int) -> int:
         """Channels that tell the second pass about the anchors."""
-        return 0 if self.intra == "none" else min(2 * width, self.local_channels or 2 * width)
+        if self.intra == "none":
+            return 0
+        return 2 * width if self.local_channels is None else min(2 * width, self.local_channels)
 
     def parameter_net(self, in_ch: int, width: int) -> nn.Sequential:
         """(in -> scale and mean), 1x1 convolutions."""

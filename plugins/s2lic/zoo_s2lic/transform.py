@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from zoo_core.errors import UsageError
 from zoo_core.layers.enhancement import Kind, enhancement
 from zoo_core.layers.swin_transform import SwinTransform, Widths, subpel_picture
+
+FOLDS = (1, 2, 4, 8, 16)
+"""Sides of the enhancement's blocks: what divides every padded picture."""
 
 
 class S2LICTransform(SwinTransform):
@@ -15,6 +19,9 @@ class S2LICTransform(SwinTransform):
         enhance: kind of the enhancement, "dense", "plain" or "none".
         enhance_width, enhance_growth, enhance_fold: of it.
         swin_version: 2, or 1 for the ablation.
+
+    Raises:
+        UsageError: there is no such kind of enhancement, or its blocks do not fit into the picture.
     """
 
     def __init__(
@@ -31,6 +38,8 @@ class S2LICTransform(SwinTransform):
         swin_version: int = 2,
         drop_path: float = 0.0,
     ):
+        if enhance_fold not in FOLDS:
+            raise UsageError(f"enhance_fold={enhance_fold}: choose {', '.join(map(str, FOLDS))}")
         make = partial(enhancement, enhance, enhance_width, enhance_growth, enhance_fold)
         super().__init__(
             latent, widths, depths, heads, mlp_ratio, swin_version, drop_path, subpel_picture, make
