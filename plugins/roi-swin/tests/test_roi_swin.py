@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.cbook
@@ -521,6 +523,17 @@ def test_every_kind_of_mask_has_its_share(monkeypatch: pytest.MonkeyPatch) -> No
     assert set(drawn) == {"ones", "zeros", "rectangle"}
 
 
+def test_sides_and_inversions_of_rectangles() -> None:
+    torch.manual_seed(0)
+    drawn = torch.stack([mask("rectangle", 64) for _ in range(3000)]).bool()
+    corners = drawn[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    inverted = corners.sum(1) >= 3  # with sides of at most 0.8 a rectangle covers one corner at most
+    assert float(inverted.float().mean()) == pytest.approx(0.3, abs=0.03)
+    for axis in (1, 2):
+        sides = drawn[~inverted].any(axis).float().mean(1)
+        assert 0.15 - 1 / 64 <= sides.min() < 0.18 and 0.77 < sides.max() <= 0.8 + 1 / 64
+
+
 def test_masks_depend_on_torchs_seed_alone() -> None:
     torch.manual_seed(3)
     first = masks(20, 32)
@@ -733,6 +746,36 @@ def test_the_report_of_real_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["swap"]["left, right"]["gain"] > 0.5  # the published weights obey the mask
     assert Image.open(tmp_path / "out.png").width > 600
     assert regions.main([str(tmp_path / "nothing")]) == 2
+
+
+def test_the_bundled_weights_obey_the_mask() -> None:
+    """The specification's check 13 on a real photo: half a picture gains 1 dB, and rates follow the region."""
+    with Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        photo = np.array(image.convert("RGB"))[64:320, 128:384]
+    codec = zoo.load("roi-swin-q3")
+    sizes, gained = {}, {}
+    for name in ("left", "right"):
+        half = np.zeros(photo.shape[:2], bool)
+        half[:, :128] = True
+        coded = codec.encode(photo, roi=half if name == "left" else ~half)
+        error = np.square(np.array(codec.decode(coded), np.float64) - photo)
+        sizes[name] = len(coded)
+        gained[name] = -10 * np.log10(error[:, :128].mean())
+    assert gained["left"] > gained["right"] + 1
+    none, everything = (len(codec.encode(photo, roi=np.full((4, 4), value))) for value in (0.0, 1.0))
+    assert none < min(sizes.values()) and max(sizes.values()) < everything
+
+
+def test_a_file_with_a_mask_decodes_in_another_process_and_holds_no_mask(tmp_path: Path) -> None:
+    codec = zoo.load("roi-swin-q3")
+    data = codec.encode(picture(100, 77), roi=[(0, 0, 50, 77)])
+    (tmp_path / "a.zoo").write_bytes(data)
+    words = ["-m", "zoo_core.cli", "decode", str(tmp_path / "a.zoo"), "-o", str(tmp_path / "a.png")]
+    subprocess.run([sys.executable, *words], check=True, timeout=300)
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(np.array(image), np.array(codec.decode(data)))
+    plain = codec.encode(picture(100, 77))
+    assert zoo.inspect(data).sections.keys() == zoo.inspect(plain).sections.keys()
 
 
 def test_plain_objective_needs_no_masks() -> None:
